@@ -1,0 +1,123 @@
+"""A chunk of rows: read it from the source, turn it into the bytes of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..loaders.checkpoint import DTYPE_BYTES, pread_exactly
+from ..schemas.errors import NonFiniteError
+from .families.rules import Transpose
+from .plan import Step
+from .quantize import STORAGE, quantize
+
+Array = NDArray[Any]
+
+# Where all exponent bits are set, a float is infinite or not a number.
+EXPONENT_BITS = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
+UNSIGNED = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows `start` to `stop` of a step's output."""
+
+    step: Step
+    start: int
+    stop: int
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes that are read for it."""
+        return (self.stop - self.start) * self.step.row_length * DTYPE_BYTES[self.step.source.dtype]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive bytes of one output tensor, from `offset` on within the tensor."""
+
+    name: str
+    offset: int
+    data: memoryview
+
+
+def cut(step: Step, chunk_bytes: int) -> Iterator[Chunk]:
+    """The chunks of a step; each reads at most `chunk_bytes`, or one row."""
+    row_bytes = step.row_length * DTYPE_BYTES[step.source.dtype]
+    rows = max(1, chunk_bytes // max(1, row_bytes))
+    for start in range(0, step.rows, rows):
+        yield Chunk(step, start, min(start + rows, step.rows))
+
+
+def read(chunk: Chunk, descriptor: int) -> Array:
+    """The chunk's rows as stored in the source: unsigned integers [rows, row_length]."""
+    info, step = chunk.step.source, chunk.step
+    item = DTYPE_BYTES[info.dtype]
+    row_bytes = step.row_length * item
+    runs = step.source_runs(chunk.start, chunk.stop)
+    pieces = [
+        pread_exactly(descriptor, count * row_bytes, info.offset + first * row_bytes, info.file.name)
+        for first, count in runs
+    ]
+    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return np.frombuffer(data, UNSIGNED[item]).reshape(-1, step.row_length)
+
+
+def convert(chunk: Chunk, stored: Array) -> list[Piece]:
+    """The chunk's bytes of every output tensor.
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite, or becomes so in the output's dtype.
+    """
+    step = chunk.step
+    _check_finite(stored, step.source.dtype, step)
+    if isinstance(step.transform, Transpose):
+        stored = _transpose(stored, step.transform, step)
+    if step.quantization is None:
+        (out,) = step.outputs
+        return [_piece(out.name, chunk, _cast(stored, step.source.dtype, out.dtype, step))]
+    storage = "BF16" if len(step.outputs) == 2 else step.outputs[1].dtype
+    packed = quantize(_floats(stored, step.source.dtype), step.quantization, storage)
+    arrays: list[Array | None] = [packed.weight, packed.scales, packed.biases]
+    for array in arrays[1:]:
+        if array is not None and array.dtype in STORAGE.values():
+            _check_finite(array.view(UNSIGNED[array.itemsize]), storage, step)
+    return [_piece(out.name, chunk, array) for out, array in zip(step.outputs, arrays, strict=False) if array is not None]
+
+
+def _check_finite(stored: Array, dtype: str, step: Step) -> None:
+    mask = stored.dtype.type(EXPONENT_BITS[dtype])
+    if stored.size and bool(((stored & mask) == mask).any()):
+        raise NonFiniteError(
+            f"{step.source.name} holds NaN, infinity, or a value too large for the output's dtype",
+            where=step.source.file.name,
+            fix="repair the checkpoint, or choose a wider --dtype",
+        )
+
+
+def _transpose(stored: Array, transform: Transpose, step: Step) -> Array:
+    inner = step.source.shape[1:]
+    return stored.reshape(-1, *inner).transpose(0, *transform.axes).reshape(len(stored), -1)
+
+
+def _floats(stored: Array, dtype: str) -> NDArray[np.float32]:
+    return stored.view(STORAGE[dtype]).astype(np.float32)
+
+
+def _cast(stored: Array, source: str, target: str, step: Step) -> Array:
+    if source == target:
+        return stored
+    with np.errstate(over="ignore"):
+        cast = stored.view(STORAGE[source]).astype(np.float32).astype(STORAGE[target])
+    bits = cast.view(UNSIGNED[cast.itemsize])
+    _check_finite(bits, target, step)
+    return bits
+
+
+def _piece(name: str, chunk: Chunk, rows: Array) -> Piece:
+    data = np.ascontiguousarray(rows)
+    return Piece(name, chunk.start * (data.nbytes // max(1, len(data))), memoryview(data.view(np.uint8)).cast("B"))

@@ -1,0 +1,167 @@
+"""The command line: parse, call, print, exit code. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..schemas.errors import G4ConvertError, UsageError
+
+if TYPE_CHECKING:
+    from .pipeline import Conversion, Progress
+
+INTERRUPTED = 130
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Size(click.ParamType):
+    """A number of bytes, such as `400MB` or `1.5GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the option's text."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", str(value).upper())
+        if match is None or match[2] not in UNITS:
+            self.fail(f"{value!r} is not a size; write it like 400MB or 5GB", param, ctx)
+        return int(float(match[1]) * UNITS[match[2]])
+
+
+class Names(click.ParamType):
+    """Several names, separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:  # noqa: ARG002
+        """Parse the option's text."""
+        return tuple(name.strip() for name in str(value).split(",") if name.strip())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="g4convert")
+def cli() -> None:
+    """Convert Hugging Face Gemma 4 checkpoints to MLX, and run them."""
+
+
+def main() -> None:
+    """Run the command line; every error a user can meet is one line and status 2."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except G4ConvertError as error:
+        _quit(str(error), 2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        hint = f"; see {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
+        _quit(error.format_message().rstrip(".") + hint, 2)
+    except (KeyboardInterrupt, click.Abort):
+        _quit("interrupted; the same command goes on where it stopped", INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _quit(message: str, status: int) -> None:
+    click.echo(f"g4convert: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+@cli.command("hf-to-mlx", epilog="Example: g4convert hf-to-mlx google/gemma-4-E2B-it gemma-4-E2B-it-4bit")
+@click.argument("source")
+@click.argument("output", type=click.Path(path_type=Path), required=False)
+@click.option("--bits", type=int, help="Bits of a weight: 2, 3, 4, 5, 6 or 8 in affine mode.  [default: 4]")
+@click.option("--group-size", type=int, help="Weights that share a scale: 32, 64 or 128 in affine mode.  [default: 64]")
+@click.option("--mode", default="affine", show_default=True, help="affine, mxfp4, mxfp8 or nvfp4.")
+@click.option("--no-quantize", is_flag=True, help="Keep the weights in floating point.")
+@click.option("--recipe", default="balanced", show_default=True, help="balanced, uniform, or a TOML file.")
+@click.option("--dtype", help="bfloat16, float16 or float32 for what stays floating.  [default: the source's]")
+@click.option("--modalities", type=Names(), default="text,image,audio,video", show_default=True, help="What to keep.")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--max-shard-size", type=Size(), default="5GB", show_default=True, help="Largest file.")
+@click.option("--max-memory", type=Size(), default="1GB", show_default=True, help="Largest resident size of the process.")
+@click.option("--workers", type=int, help="Threads.  [default: one a core, at most 4]")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, to the byte, and write nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that stands at OUTPUT.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def hf_to_mlx(
+    source: str,
+    output: Path | None,
+    max_memory: int,
+    workers: int | None,
+    dry_run: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    revision: str | None,
+    no_quantize: bool,
+    **options: Any,
+) -> None:
+    """Convert SOURCE, a folder or a Hub id, to an MLX checkpoint in the folder OUTPUT."""
+    from . import report
+    from .pipeline import DEFAULT_WORKERS, Options, prepare, write
+
+    if output is None and not dry_run:
+        raise UsageError("the folder to write is missing", where="OUTPUT", fix="name it after SOURCE, or say --dry-run")
+    conversion = prepare(source, Options(quantize=not no_quantize, **options), revision=revision)
+    if dry_run or output is None:
+        _say(lambda: report.dry_run(conversion), lambda: report.as_json(conversion), as_json=as_json, quiet=quiet)
+        return
+    with _bar(conversion, quiet=quiet) as progress:
+        write(
+            conversion,
+            output,
+            max_memory=max_memory,
+            workers=DEFAULT_WORKERS if workers is None else workers,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _say(
+        lambda: report.written(conversion, output),
+        lambda: {**report.as_json(conversion), "output": str(output)},
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+def _say(text: Callable[[], str], document: Callable[[], Any], *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(document(), indent=2))
+    elif not quiet:
+        click.echo(text())
+
+
+class _bar:  # noqa: N801
+    """A progress bar on standard error, if that is a terminal; gives the function to call with bytes done."""
+
+    def __init__(self, conversion: Conversion, *, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        total = sum(step.parameters * _itemsize(step.source.dtype) for step in conversion.plan.steps)
+        hidden = True if quiet else None
+        self._tqdm = tqdm(total=total, unit="B", unit_scale=True, desc="converting", disable=hidden, leave=False)
+
+    def __enter__(self) -> Progress:
+        def progress(count: int) -> None:
+            self._tqdm.update(count)
+
+        return progress
+
+    def __exit__(self, *_: object) -> None:
+        self._tqdm.close()
+
+
+def _itemsize(dtype: str) -> int:
+    from ..loaders.checkpoint import DTYPE_BYTES
+
+    return DTYPE_BYTES[dtype]

@@ -1,0 +1,83 @@
+"""The output's `config.json`: every key of the source, and what MLX runtimes need besides."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..loaders.config import ModelConfig, UnifiedAudioConfig, UnifiedVisionConfig
+from .plan import ConversionPlan, wanted_parts
+
+Json = dict[str, Any]
+
+
+def output_config(source: Mapping[str, Any], plan: ConversionPlan) -> tuple[Json, Json]:
+    """Rewrite a config for the output.
+
+    Args:
+        source: the parsed `config.json` of the source.
+        plan: what is converted.
+
+    Returns:
+        The new document, and what was added, by JSON path.
+    """
+    document = copy.deepcopy(dict(source))
+    additions = _add_missing(document, plan.config)
+    _close_sections(document, plan)
+    document.pop("quantization", None)
+    document.pop("quantization_config", None)
+    if plan.recipe.default is not None:
+        block = quantization_block(plan)
+        document["quantization"] = block
+        document["quantization_config"] = copy.deepcopy(block)
+    return document, additions
+
+
+def quantization_block(plan: ConversionPlan) -> Json:
+    """MLX's `quantization`: the default, then every module by its path, `false` where it is not quantized."""
+    assert plan.recipe.default is not None
+    modules: Json = {module: packing.as_dict() for module, packing in plan.quantized.items()}
+    modules.update({module: False for module in plan.unquantized if module not in plan.bare})
+    return {**plan.recipe.default.as_dict(), **dict(sorted(modules.items()))}
+
+
+def _add_missing(document: Json, config: ModelConfig) -> Json:
+    additions: Json = {}
+    for section, key, value in runtime_keys(config):
+        place = document if section is None else document[section]
+        if place.get(key) is None:
+            place[key] = value
+            additions[f"$.{key}" if section is None else f"$.{section}.{key}"] = value
+    return additions
+
+
+def runtime_keys(config: ModelConfig) -> Iterator[tuple[str | None, str, Any]]:
+    """Keys that a runtime would otherwise default to another model's value: (section, key, value).
+
+    Read from mlx-lm 0.32.2, mlx-vlm 0.7.10 and mlx-swift-lm 14414441: `per_layer_config` is unknown to all three, the
+    first and the last overwrite `text_config.vocab_size` with 262144 where the top level has none.
+    """
+    text = config.text
+    section = None if config.text_only else "text_config"
+    yield None, "vocab_size", text.vocab_size
+    yield section, "global_head_dim", text.full_layer.head_dim
+    yield section, "hidden_size_per_layer_input", text.hidden_size_per_layer_input
+    yield section, "tie_word_embeddings", text.tie_word_embeddings
+    if text.attention_k_eq_v:
+        yield section, "num_global_key_value_heads", text.full_layer.num_key_value_heads
+    if config.media_tokens.eoa_token_id is not None:
+        yield None, "eoa_token_id", config.media_tokens.eoa_token_id
+    if isinstance(config.vision, UnifiedVisionConfig):
+        yield "vision_config", "model_patch_size", config.vision.patch_size * config.vision.pooling_kernel_size
+    if isinstance(config.audio, UnifiedAudioConfig):
+        for key in ("hidden_size", "output_proj_dims", "audio_samples_per_token"):
+            yield "audio_config", key, config.audio.audio_embed_dim
+
+
+def _close_sections(document: Json, plan: ConversionPlan) -> None:
+    """A modality that was left out has no section; its token ids stay, for the tokenizer still knows them."""
+    if plan.config.text_only:
+        return
+    for part in {"vision", "audio"} - wanted_parts(plan.modalities):
+        document[f"{part}_config"] = None

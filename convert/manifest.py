@@ -1,0 +1,107 @@
+"""`conversion.json`: where every tensor of the output came from, with digests.
+
+It holds no time, path, worker count or platform, so the same source, recipe and version give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from .document import Json
+from .plan import ConversionPlan, OutputTensor, Step
+from .source import Source
+
+MANIFEST = "conversion.json"
+FORMAT = 1
+RULE = "affine-edge-refit/1"
+"""Name of the rounding rule; it changes when the bytes of a quantized tensor would."""
+
+
+def package_version() -> str:
+    """The version of g4convert that is installed."""
+    return version("g4convert")
+
+
+def conversion_manifest(
+    source: Source, plan: ConversionPlan, options: Json, additions: Json, digests: Mapping[str, str], sidecars: Mapping[str, str]
+) -> Json:
+    """The manifest of a finished conversion.
+
+    Args:
+        source: what was converted.
+        plan: what was planned.
+        options: what the call asked for, without what does not change the bytes.
+        additions: keys added to `config.json`, by JSON path.
+        digests: SHA-256 of every output tensor's bytes.
+        sidecars: SHA-256 of every copied file.
+    """
+    return {
+        "format": FORMAT,
+        "generator": {"name": "g4convert", "version": package_version(), "rule": RULE},
+        "source": {"id": source.repo_id, "commit": source.commit},
+        "options": options,
+        "config_additions": additions,
+        "shards": {shard.file: {"bytes": shard.nbytes} for shard in plan.shards},
+        "tensors": dict(sorted(_tensors(plan, digests))),
+        "dropped": {drop.source.name: drop.reason for drop in plan.drops},
+        "unquantized": dict(sorted(plan.unquantized.items())),
+        "sidecars": dict(sorted(sidecars.items())),
+    }
+
+
+def _tensors(plan: ConversionPlan, digests: Mapping[str, str]) -> Iterator[tuple[str, Json]]:
+    for step in plan.steps:
+        for out in step.outputs:
+            yield out.name, {**_entry(step, out), "sha256": digests[out.name]}
+
+
+def _entry(step: Step, out: OutputTensor) -> Json:
+    packing = step.quantization
+    return {
+        "sources": [step.source.name],
+        "transform": step.transform.name,
+        "dtype": out.dtype,
+        "shape": list(out.shape),
+        "quantization": None if packing is None else {**packing.as_dict(), "part": out.kind},
+    }
+
+
+def index(plan: ConversionPlan) -> Json:
+    """`model.safetensors.index.json`: true totals, and the shard of every tensor."""
+    weight_map = {out.name: shard.file for shard in plan.shards for step in shard.steps for out in step.outputs}
+    return {
+        "metadata": {"total_size": plan.payload, "total_parameters": plan.parameters},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+
+
+def summary(plan: ConversionPlan) -> Json:
+    """What a dry run shows, as one JSON document."""
+    parts: dict[str, dict[str, int]] = {}
+    for step in plan.steps:
+        part = parts.setdefault(step.part, {"tensors": 0, "parameters": 0, "bytes": 0})
+        part["tensors"] += len(step.outputs)
+        part["parameters"] += step.parameters
+        part["bytes"] += sum(out.nbytes for out in step.outputs)
+    return {
+        "model_type": plan.config.model_type,
+        "recipe": plan.recipe.name,
+        "modalities": list(plan.modalities),
+        "parts": parts,
+        "tensors": len(plan.outputs),
+        "parameters": plan.parameters,
+        "payload_bytes": plan.payload,
+        "bits_per_weight": 8 * plan.payload / plan.parameters,
+        "shards": [{"file": shard.file, "bytes": shard.nbytes} for shard in plan.shards],
+        "shard_bytes": plan.nbytes,
+        "quantized": {module: packing.as_dict() for module, packing in sorted(plan.quantized.items())},
+        "unquantized": dict(sorted(plan.unquantized.items())),
+        "dropped": {drop.source.name: drop.reason for drop in plan.drops},
+        "outputs": [
+            {"name": out.name, "dtype": out.dtype, "shape": list(out.shape), "bytes": out.nbytes} for out in plan.outputs
+        ],
+    }
+
+

@@ -1,0 +1,294 @@
+"""Run a conversion: open, plan, check everything, stream, finish."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..loaders.checkpoint import TensorInfo, pread_exactly
+from ..schemas.errors import TensorError, UsageError
+from .chunks import Chunk, Piece, convert, cut, read
+from .document import Json, output_config
+from .inventory import Drop, take_inventory
+from .manifest import MANIFEST, RULE, conversion_manifest, index, package_version
+from .memory import WAITING, chunk_bytes
+from .plan import MODALITIES, ConversionPlan, Shard, build_plan, wanted_parts
+from .recipe import AFFINE, NO_QUANTIZATION, Quantization, Recipe, load_recipe, quantization
+from .source import CONFIG, Source, open_source
+from .writer import ShardFile, WorkFolder, check_output, dump
+
+INDEX = "model.safetensors.index.json"
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+DEFAULT_SHARD_SIZE = 5_000_000_000
+# Two threads keep a disk busy; more help where cores are plenty.
+DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
+# config.json, index and manifest, at most.
+SMALL_FILES = 20_000_000
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a call asks for, as far as it decides the bytes of the output."""
+
+    recipe: str = "balanced"
+    bits: int | None = None
+    group_size: int | None = None
+    mode: str = AFFINE
+    quantize: bool = True
+    dtype: str | None = None
+    modalities: Sequence[str] = MODALITIES
+    max_shard_size: int = DEFAULT_SHARD_SIZE
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion that has been planned; `document` is the output's config, `additions` what it adds."""
+
+    source: Source
+    plan: ConversionPlan
+    options: Options
+    document: Json
+    additions: Json
+
+
+def prepare(source: str | Path, options: Options, *, revision: str | None = None) -> Conversion:
+    """Open and validate a source, and plan its conversion; nothing is written.
+
+    Raises:
+        G4ConvertError: what is wrong with the call or the source.
+    """
+    recipe = choose_recipe(options)
+    _check_options(options)
+    opened = open_source(source, revision)
+    inventory = take_inventory(opened.config, opened.checkpoint.tensors.values(), wanted_parts(options.modalities))
+    plan = build_plan(
+        opened.config,
+        inventory,
+        recipe,
+        dtype=None if options.dtype is None else DTYPES[options.dtype],
+        modalities=options.modalities,
+        max_shard_size=options.max_shard_size,
+    )
+    document, additions = output_config(opened.document, plan)
+    return Conversion(opened, plan, options, document, additions)
+
+
+def choose_recipe(options: Options) -> Recipe:
+    """The recipe that the options name.
+
+    Raises:
+        UsageError: the options contradict each other, or name what does not exist.
+    """
+    asked = options.bits is not None or options.group_size is not None or options.mode != AFFINE
+    if not options.quantize:
+        if asked:
+            raise UsageError("it leaves nothing for --bits, --group-size and --mode to say", where="--no-quantize")
+        return NO_QUANTIZATION
+    given: Quantization | None = quantization(options.mode, options.bits, options.group_size)
+    return load_recipe(options.recipe, given if asked else None)
+
+
+def _check_options(options: Options) -> None:
+    if options.dtype is not None and options.dtype not in DTYPES:
+        raise UsageError(f"{options.dtype!r} is not a dtype", where="--dtype", fix=f"choose of {', '.join(DTYPES)}")
+    if unknown := [modality for modality in options.modalities if modality not in MODALITIES]:
+        raise UsageError(
+            f"{unknown[0]!r} is not a modality", where="--modalities", fix=f"choose of {', '.join(MODALITIES)}"
+        )
+    if options.max_shard_size <= 0:
+        raise UsageError("a shard holds at least one byte", where="--max-shard-size")
+
+
+def hf_to_mlx(
+    source: str | Path,
+    output: str | Path,
+    *,
+    options: Options | None = None,
+    revision: str | None = None,
+    max_memory: int | None = None,
+    workers: int = DEFAULT_WORKERS,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a Hugging Face Gemma 4 checkpoint to MLX.
+
+    Args:
+        source: a folder, or `org/name` on the Hub.
+        output: the folder to make; it appears when it is complete.
+        options: what decides the bytes; the default is 4-bit, recipe `balanced`.
+        revision: a branch, tag or commit on the Hub.
+        max_memory: bound on the resident memory of the whole process, in bytes; None is no bound.
+        workers: threads.
+        overwrite: replace a checkpoint that stands at `output`.
+        progress: called with the number of source bytes just done.
+
+    Raises:
+        G4ConvertError: what is wrong; nothing is left at `output`.
+    """
+    conversion = prepare(source, options or Options(), revision=revision)
+    write(conversion, Path(output), max_memory=max_memory, workers=workers, overwrite=overwrite, progress=progress)
+    return conversion
+
+
+def write(
+    conversion: Conversion,
+    output: Path,
+    *,
+    max_memory: int | None = None,
+    workers: int = DEFAULT_WORKERS,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Carry out a planned conversion.
+
+    Raises:
+        OutputError: the output cannot be written there.
+        TensorError: a weight is not finite, or a tensor that should be a copy differs.
+        UsageError: `max_memory` is too small, or there are no workers.
+    """
+    if workers < 1:
+        raise UsageError("at least one is needed", where="--workers")
+    source, plan = conversion.source, conversion.plan
+    sidecars = {name: path.read_bytes() for name, path in source.sidecars.items()}
+    needed = plan.nbytes + sum(map(len, sidecars.values())) + SMALL_FILES
+    check_output(output, source.checkpoint.folder, needed, overwrite=overwrite)
+    limit = chunk_bytes(max_memory, workers)
+    with ExitStack() as stack:
+        files = {shard: _open(shard, stack) for shard in source.checkpoint.shards}
+        _check_copies(plan.drops, files)
+        work = stack.enter_context(WorkFolder(output, work_key(conversion)))
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        for shard in plan.shards:
+            _write_shard(work, shard, files, pool, workers + WAITING, limit, progress or _silent)
+        _write_small_files(work, conversion, sidecars)
+        work.finish(overwrite=overwrite)
+
+
+def _silent(_: int) -> None:
+    """No progress bar."""
+
+
+def _open(path: Path, stack: ExitStack) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def work_key(conversion: Conversion) -> str:
+    """Digest of all that decides the bytes: unfinished work under another key cannot be continued."""
+    plan, checkpoint = conversion.plan, conversion.source.checkpoint
+    stats = [(path.name, path.stat()) for path in checkpoint.shards]
+    identity = {
+        "version": [package_version(), RULE],
+        "options": {**asdict(conversion.options), "recipe": asdict(plan.recipe)},
+        "source": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+        "shards": [hashlib.sha256(shard.header).hexdigest() for shard in plan.shards],
+        "steps": [(step.name, step.source.name, step.transform.name) for step in plan.steps],
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _check_copies(drops: Iterable[Drop], files: Mapping[Path, int]) -> None:
+    """What is dropped as a copy must be one, bit for bit."""
+    for drop in drops:
+        if drop.copy_of is not None and not _same_bytes(drop.source, drop.copy_of, files):
+            raise TensorError(
+                f"{drop.source.name} differs from {drop.copy_of.name}, to which the config ties it",
+                where=drop.source.file.name,
+                fix="set tie_word_embeddings to false in config.json to keep both",
+            )
+
+
+def _same_bytes(one: TensorInfo, other: TensorInfo, files: Mapping[Path, int]) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    block = 1 << 20
+    for start in range(0, one.nbytes, block):
+        count = min(block, one.nbytes - start)
+        blocks = (pread_exactly(files[info.file], count, info.offset + start, info.file.name) for info in (one, other))
+        if next(blocks) != next(blocks):
+            return False
+    return True
+
+
+def _write_shard(
+    work: WorkFolder,
+    shard: Shard,
+    files: Mapping[Path, int],
+    pool: ThreadPoolExecutor,
+    window: int,
+    limit: int,
+    progress: Progress,
+) -> None:
+    chunks = [chunk for step in shard.steps for chunk in cut(step, limit)]
+    if shard.file in work.done:
+        progress(sum(chunk.source_bytes for chunk in chunks))
+        return
+    with ShardFile(work.path, shard) as file:
+        for chunk, pieces in zip(chunks, _in_order(chunks, files, pool, window), strict=True):
+            for piece in pieces:
+                file.put(piece.name, piece.offset, piece.data)
+            progress(chunk.source_bytes)
+        digests = file.sync()
+    work.shard_done(shard, digests)
+
+
+def _in_order(
+    chunks: Iterable[Chunk], files: Mapping[Path, int], pool: ThreadPoolExecutor, window: int
+) -> Iterator[list[Piece]]:
+    """Chunks are worked on side by side and handed over in order, at most `window` at a time."""
+    pending: deque[Future[list[Piece]]] = deque()
+    try:
+        for chunk in chunks:
+            pending.append(pool.submit(_work, chunk, files[chunk.step.source.file]))
+            if len(pending) == window:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _work(chunk: Chunk, descriptor: int) -> list[Piece]:
+    return convert(chunk, read(chunk, descriptor))
+
+
+def _write_small_files(work: WorkFolder, conversion: Conversion, sidecars: Mapping[str, bytes]) -> None:
+    plan = conversion.plan
+    for name, data in sidecars.items():
+        work.write_file(name, data)
+    work.write_file(CONFIG, dump(conversion.document))
+    work.write_file(INDEX, dump(index(plan)))
+    digests = {name: digest for tensors in work.done.values() for name, digest in tensors.items()}
+    manifest = conversion_manifest(
+        conversion.source,
+        plan,
+        _recorded(conversion),
+        conversion.additions,
+        digests,
+        {name: hashlib.sha256(data).hexdigest() for name, data in sidecars.items()},
+    )
+    work.write_file(MANIFEST, dump(manifest))
+
+
+def _recorded(conversion: Conversion) -> Json:
+    default = conversion.plan.recipe.default
+    packing = {"bits": None, "group_size": None, "mode": None} if default is None else default.as_dict()
+    options = conversion.options
+    return {
+        "recipe": conversion.plan.recipe.name,
+        **packing,
+        "dtype": options.dtype,
+        "modalities": list(conversion.plan.modalities),
+        "max_shard_size": options.max_shard_size,
+    }

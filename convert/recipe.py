@@ -1,0 +1,169 @@
+"""Which module gets how many bits. The choice is recorded in the config, and loaders replay it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ..schemas import validate
+from ..schemas.errors import ConfigError, UsageError
+from .families.rules import Role
+
+AFFINE = "affine"
+AFFINE_BITS = (2, 3, 4, 5, 6, 8)
+AFFINE_GROUPS = (32, 64, 128)
+FIXED_MODES: Mapping[str, tuple[int, int]] = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
+"""Bits and group size of the modes that have one pair only."""
+MODES = (AFFINE, *FIXED_MODES)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How one weight is packed; the fields are those of MLX's `quantization` block."""
+
+    bits: int
+    group_size: int
+    mode: str = AFFINE
+
+    def as_dict(self) -> dict[str, Any]:
+        """The block that MLX loaders read."""
+        return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+
+    def covers(self, floor: Quantization) -> bool:
+        """Whether this is at least as fine as `floor`."""
+        return self.mode == AFFINE and self.bits >= floor.bits
+
+
+def quantization(mode: str = AFFINE, bits: int | None = None, group_size: int | None = None) -> Quantization:
+    """Complete and check what a user asked for; the group size defaults to 64, or to the mode's own.
+
+    Raises:
+        UsageError: MLX has no such combination.
+    """
+    if mode in FIXED_MODES:
+        own_bits, own_group = FIXED_MODES[mode]
+        _only("bits", bits, own_bits, mode)
+        _only("group-size", group_size, own_group, mode)
+        return Quantization(own_bits, own_group, mode)
+    bits, group_size = 4 if bits is None else bits, 64 if group_size is None else group_size
+    if mode != AFFINE:
+        raise UsageError(f"{mode!r} is not a mode", where="--mode", fix=f"choose one of {', '.join(MODES)}")
+    if bits not in AFFINE_BITS:
+        raise UsageError(f"{bits} bits do not exist in affine mode", where="--bits", fix=f"choose of {AFFINE_BITS}")
+    if group_size not in AFFINE_GROUPS:
+        raise UsageError(
+            f"a group of {group_size} does not exist in affine mode", where="--group-size", fix=f"choose of {AFFINE_GROUPS}"
+        )
+    return Quantization(bits, group_size)
+
+
+def _only(option: str, given: int | None, own: int, mode: str) -> None:
+    if given not in (None, own):
+        raise UsageError(f"{mode} has {own} only, not {given}", where=f"--{option}", fix="leave the option out")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a recipe says about the modules that `pattern` matches.
+
+    Attributes:
+        pattern: a glob over module paths of the MLX checkpoint.
+        quantization: how to pack them; None leaves them in the source's precision.
+        at_least: whether the default is used instead where it is finer.
+    """
+
+    pattern: str
+    quantization: Quantization | None
+    at_least: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A default and what differs from it; of several choices for a module the first counts."""
+
+    name: str
+    default: Quantization | None
+    choices: tuple[Choice, ...] = ()
+
+    def choose(self, module: str, role: Role) -> Quantization | None:
+        """The packing of one module, protection included."""
+        if self.default is None or not role.quantizable:
+            return None
+        return _protect(role, self._wanted(module, self.default))
+
+    def _wanted(self, module: str, default: Quantization) -> Quantization | None:
+        choice = next((choice for choice in self.choices if fnmatchcase(module, choice.pattern)), None)
+        if choice is None:
+            return default
+        if choice.at_least and choice.quantization is not None and default.covers(choice.quantization):
+            return default
+        return choice.quantization
+
+
+ROUTER_FLOOR = Quantization(8, 64)
+
+
+def _protect(role: Role, wanted: Quantization | None) -> Quantization | None:
+    """Top-k expert agreement falls to 86 % with a 4-bit router (transformers PR 48801), so no recipe goes below 8."""
+    if role is not Role.ROUTER or wanted is None or wanted.covers(ROUTER_FLOOR):
+        return wanted
+    return ROUTER_FLOOR
+
+
+BALANCED_CHOICES = (
+    Choice("*.embed_tokens", Quantization(6, 64), at_least=True),
+    Choice("embed_vision.*", None),
+    Choice("embed_audio.*", None),
+    Choice("*.per_layer_model_projection", None),
+)
+
+BUILT_IN: Mapping[str, tuple[Choice, ...]] = {"balanced": BALANCED_CHOICES, "uniform": ()}
+NO_QUANTIZATION = Recipe("none", None)
+
+
+def load_recipe(name: str, given: Quantization | None = None) -> Recipe:
+    """A built-in recipe by its name, or one from a TOML file.
+
+    Args:
+        name: `balanced`, `uniform`, or the path of a file that ends in `.toml`.
+        given: what the call asks for; None leaves it to the recipe.
+
+    Raises:
+        UsageError: there is no such recipe.
+        ConfigError: the file breaks the schema.
+    """
+    if name.endswith(".toml"):
+        recipe = read_recipe(Path(name))
+        return recipe if given is None else replace(recipe, default=given)
+    if name not in BUILT_IN:
+        raise UsageError(
+            f"there is no recipe {name!r}", where="--recipe", fix=f"choose {', '.join(BUILT_IN)} or a file.toml"
+        )
+    return Recipe(name, given or quantization(), BUILT_IN[name])
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Parse a recipe file.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or breaks its schema.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("there is no such recipe file", where=path.name) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"not valid TOML: {error}", where=path.name) from None
+    validate(document, "recipe", where=path.name)
+    choices = tuple(Choice(rule["pattern"], _parse(rule)) for rule in document.get("rule", ()))
+    return Recipe(document["name"], _parse(document.get("default", {})), choices)
+
+
+def _parse(entry: Mapping[str, Any]) -> Quantization | None:
+    if entry.get("quantize") is False:
+        return None
+    return quantization(entry.get("mode", AFFINE), entry.get("bits"), entry.get("group_size"))

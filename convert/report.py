@@ -1,0 +1,116 @@
+"""What the command line prints about a conversion."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .document import Json
+from .manifest import summary
+from .pipeline import Conversion
+from .plan import ConversionPlan
+from .recipe import Quantization
+
+
+def as_json(conversion: Conversion) -> Json:
+    """The plan as one document, for `--json`."""
+    return {**summary(conversion.plan), "config_additions": conversion.additions}
+
+
+def dry_run(conversion: Conversion) -> str:
+    """The plan, readable."""
+    plan = conversion.plan
+    blocks = [
+        _head(plan),
+        _parts(plan),
+        _packings(plan),
+        _reasons("Left unquantized", plan.unquantized.items(), "modules"),
+        _reasons("Dropped", ((drop.source.name, drop.reason) for drop in plan.drops), "tensors"),
+        _shards(plan),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def written(conversion: Conversion, output: Path) -> str:
+    """What stands on the disk now."""
+    plan = conversion.plan
+    lines = [
+        f"{output}: {size(plan.nbytes)} in {count(len(plan.shards), 'shard')}, {_bits(plan)}",
+        f"{_kept(plan)}; conversion.json says where every tensor came from.",
+    ]
+    return "\n".join(lines)
+
+
+def _head(plan: ConversionPlan) -> str:
+    default = plan.recipe.default
+    how = "not quantized" if default is None else f"recipe {plan.recipe.name}, {describe(default)}"
+    return f"{plan.config.model_type}: {how}; keeps {', '.join(plan.modalities)}"
+
+
+def _parts(plan: ConversionPlan) -> str:
+    rows = [("part", "tensors", "parameters", "bytes")]
+    for name, part in summary(plan)["parts"].items():
+        rows.append((name, f"{part['tensors']:,}", f"{part['parameters']:,}", f"{part['bytes']:,}"))
+    rows.append(("total", f"{len(plan.outputs):,}", f"{plan.parameters:,}", f"{plan.payload:,}"))
+    return "\n".join(table(rows)) + f"\n{_bits(plan)}"
+
+
+def _packings(plan: ConversionPlan) -> str:
+    counts = Counter(plan.quantized.values())
+    rows = [(describe(packing), count(number, "module")) for packing, number in counts.most_common()]
+    return "Quantized\n" + "\n".join(f"  {line}" for line in table(rows)) if rows else ""
+
+
+def _reasons(title: str, items: Iterable[tuple[str, str]], noun: str) -> str:
+    names: dict[str, list[str]] = {}
+    for name, reason in items:
+        names.setdefault(reason, []).append(name)
+    lines = [f"  {count(len(group), noun.removesuffix('s'))}: {reason}\n    {_some(group)}" for reason, group in names.items()]
+    return f"{title}\n" + "\n".join(lines) if lines else ""
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]}"
+
+
+def _shards(plan: ConversionPlan) -> str:
+    rows = [(shard.file, f"{shard.nbytes:,} bytes") for shard in plan.shards]
+    return "\n".join(table([*rows, ("together", f"{plan.nbytes:,} bytes")]))
+
+
+def _kept(plan: ConversionPlan) -> str:
+    tensors = {step.source.name for step in plan.steps}
+    return f"{count(len(tensors), 'source tensor')} kept, {len(plan.drops)} dropped"
+
+
+def _bits(plan: ConversionPlan) -> str:
+    return f"{8 * plan.payload / plan.parameters:.3f} bits per weight"
+
+
+def describe(packing: Quantization) -> str:
+    """A packing in words."""
+    return f"{packing.bits}-bit {packing.mode}, groups of {packing.group_size}"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size(nbytes: int) -> str:
+    """Bytes for people: decimal units, three digits."""
+    value = float(nbytes)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.4g} {unit}"
+        value /= 1000
+    return f"{value:.4g} GB"
+
+
+def table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Columns as wide as their widest cell; the first is text, the others are numbers."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *numbers]).rstrip()

@@ -1,0 +1,212 @@
+"""Where a checkpoint comes from: a folder, or the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..loaders.checkpoint import PICKLES, Checkpoint, TensorInfo, within
+from ..loaders.config import ModelConfig, check_model_type
+from ..loaders.consistency import check_processor, check_token_ids
+from ..schemas import read_json, validate
+from ..schemas.errors import ConfigError, QuantizedSourceError, SourceNotFoundError, UsageError
+
+CONFIG = "config.json"
+PROCESSOR = "processor_config.json"
+TOKENIZER = "tokenizer.json"
+GENERATION = "generation_config.json"
+
+# What a checkpoint may hold beside its weights; everything else stays behind, `*.py` above all.
+SIDECARS = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*")
+NOT_SIDECARS = frozenset({CONFIG, "model.safetensors.index.json", "conversion.json"})
+
+HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+HUB_SNAPSHOT = re.compile(r"models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that has been opened, and found to be whole and ours to convert.
+
+    Attributes:
+        checkpoint: the validated headers.
+        document: `config.json` as parsed.
+        config: the same, typed.
+        sidecars: files to copy, by name.
+        repo_id: its name on the Hub, if it came from there.
+        commit: the commit on the Hub.
+    """
+
+    checkpoint: Checkpoint
+    document: Mapping[str, Any]
+    config: ModelConfig
+    sidecars: Mapping[str, Path]
+    repo_id: str | None = None
+    commit: str | None = None
+
+
+def open_source(source: str | Path, revision: str | None = None) -> Source:
+    """Find, download if need be, and validate a checkpoint.
+
+    Args:
+        source: a folder, `org/name`, or `org/name@revision`.
+        revision: a branch, tag or commit on the Hub.
+
+    Raises:
+        SourceNotFoundError: there is no such folder or repository.
+        UnsupportedError: an architecture or a format that we do not take.
+        ConfigError: a JSON file breaks its schema or contradicts another.
+        CheckpointError: the weights' files are damaged.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise UsageError("a folder has no revisions", where="--revision", fix="leave the option out")
+        return _open_folder(folder, *_hub_origin(folder))
+    if folder.exists():
+        raise UsageError("the source is a file", where=source, fix="give the checkpoint's folder")
+    match = HUB_ID.fullmatch(str(source))
+    if match is None:
+        raise SourceNotFoundError("there is no such folder", where=source, fix="check the path")
+    return _open_hub(match["id"], revision or match["revision"])
+
+
+def _hub_origin(folder: Path) -> tuple[str | None, str | None]:
+    """A folder inside the Hub's cache tells where it came from."""
+    real = folder.resolve()
+    match = HUB_SNAPSHOT.fullmatch(real.parent.parent.name)
+    if match is None or real.parent.name != "snapshots":
+        return None, None
+    return f"{match['owner']}/{match['name']}", real.name
+
+
+def _open_hub(repo_id: str, revision: str | None) -> Source:
+    """Small files first, so that a wrong model is refused before its weights are downloaded."""
+    from huggingface_hub import HfApi, snapshot_download  # slow to import
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        commit = HfApi().model_info(repo_id, revision=revision).sha
+        folder = Path(snapshot_download(repo_id, revision=commit, allow_patterns=list(SIDECARS)))
+        read_config(folder)
+        snapshot_download(repo_id, revision=commit, allow_patterns=["*.safetensors"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise SourceNotFoundError(
+            f"not a folder here, and the Hub says: {_first_line(error)}",
+            where=repo_id,
+            fix="check the name, the network, and your access",
+        ) from None
+    return _open_folder(folder, repo_id, commit)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+
+
+def _open_folder(folder: Path, repo_id: str | None, commit: str | None) -> Source:
+    document, config = read_config(folder)
+    refuse_declared(document)
+    checkpoint = Checkpoint.open(folder)
+    refuse_quantized(checkpoint.tensors.values())
+    sidecars = find_sidecars(folder)
+    check_sidecars(config, document, sidecars)
+    return Source(checkpoint, document, config, sidecars, repo_id, commit)
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
+    """The config of a checkpoint, raw and typed.
+
+    Raises:
+        ConfigError: it is missing, breaks its schema, or contradicts itself.
+        UnsupportedModelError: the architecture is not ours.
+    """
+    document = read_json(folder / CONFIG)
+    if not isinstance(document, dict):
+        raise ConfigError("$: the document is not an object", where=CONFIG)
+    check_model_type(document)
+    validate(document, "config", where=CONFIG)
+    return document, ModelConfig.from_dict(document)
+
+
+def find_sidecars(folder: Path) -> dict[str, Path]:
+    """The files that go into the output as they are.
+
+    Raises:
+        UnsafeFileError: one is a link that leads out of the checkpoint.
+    """
+    found = {path.name: path for pattern in SIDECARS for path in folder.glob(pattern) if path.is_file()}
+    names = sorted(found.keys() - NOT_SIDECARS)
+    return {name: within(folder, found[name]) for name in names if not name.endswith((".index.json", *PICKLES))}
+
+
+def check_sidecars(config: ModelConfig, document: Mapping[str, Any], sidecars: Mapping[str, Path]) -> None:
+    """Validate what the output's runtimes will read.
+
+    Raises:
+        ConfigError: a file is missing, breaks its schema, or contradicts the config.
+    """
+    if TOKENIZER not in sidecars:
+        raise ConfigError("the file is missing, and no runtime works without it", where=TOKENIZER)
+    check_token_ids(document, read_json(sidecars[TOKENIZER]))
+    if GENERATION in sidecars:
+        validate(read_json(sidecars[GENERATION]), "generation_config", where=GENERATION)
+    if PROCESSOR in sidecars:
+        processor = read_json(sidecars[PROCESSOR])
+        validate(processor, "processor_config", where=PROCESSOR)
+        check_processor(config, processor)
+    elif config.vision is not None or config.audio is not None:
+        raise ConfigError(
+            "the file is missing, and the model's pictures and sounds are prepared by it",
+            where=PROCESSOR,
+            fix="download it from the base model",
+        )
+
+
+def refuse_declared(document: Mapping[str, Any]) -> None:
+    """Refuse a config that says its weights are quantized.
+
+    `quantization_config` without `quant_method` is metadata, as Google's QAT repositories carry it.
+
+    Raises:
+        QuantizedSourceError: names the format.
+    """
+    text = document.get("text_config") or {}
+    for block in (document.get("quantization_config"), text.get("quantization_config")):
+        method = block.get("quant_method") if isinstance(block, dict) else None
+        if method:
+            raise _quantized(f"{method} (declared in quantization_config)", CONFIG)
+    block = document.get("quantization")
+    if isinstance(block, dict) and "bits" in block:
+        raise _quantized(f"MLX {block['bits']}-bit", CONFIG)
+
+
+# What gives each format's tensors away, by the last part of the name.
+TELLTALES: Mapping[str, str] = {
+    "qweight": "GPTQ or AWQ", "qzeros": "GPTQ or AWQ", "g_idx": "GPTQ",
+    "absmax": "bitsandbytes", "quant_map": "bitsandbytes", "SCB": "bitsandbytes",
+    "weight_packed": "compressed-tensors", "weight_scale": "compressed-tensors or FP8",
+    "weight_scale_inv": "FP8", "weight_scale_2": "ModelOpt NVFP4", "scales": "MLX",
+}  # fmt: skip
+
+
+def refuse_quantized(tensors: Iterable[TensorInfo]) -> None:
+    """Refuse weights that look quantized, whatever the config says.
+
+    Raises:
+        QuantizedSourceError: names the format, and the tensor that shows it.
+    """
+    for info in tensors:
+        leaf = info.name.rpartition(".")[2]
+        if info.dtype.startswith("F8_"):
+            raise _quantized(f"FP8 (dtype of {info.name})", info.file.name)
+        if leaf in TELLTALES:
+            raise _quantized(f"{TELLTALES[leaf]} (tensor {info.name})", info.file.name)
+
+
+def _quantized(what: str, where: str) -> QuantizedSourceError:
+    return QuantizedSourceError(
+        f"the source is already quantized: {what}", where=where, fix="convert the unquantized checkpoint it was made from"
+    )

@@ -1,0 +1,255 @@
+"""Open a checkpoint's folder: every header and offset is validated before any tensor is read.
+
+The format is https://github.com/huggingface/safetensors: eight bytes of header length, a JSON header, then the tensors
+without gaps. `mx.load` takes overlapping tensors, holes and trailing bytes; this reader does not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..schemas import read_json
+from ..schemas.errors import CheckpointError, HeaderError, ShardError, SourceNotFoundError, UnsafeFileError
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5")
+
+# The limit of the reference implementation in Rust.
+LARGEST_HEADER = 100_000_000
+
+DTYPE_BYTES: Mapping[str, int] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies: `nbytes` at `offset` from the start of `file`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose safetensors files have been opened and found sound."""
+
+    folder: Path
+    tensors: Mapping[str, TensorInfo]
+    shards: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read the headers of a sharded or single-file checkpoint.
+
+        Raises:
+            SourceNotFoundError: `folder` is not a folder.
+            UnsafeFileError: the weights are pickles, or the index names a file outside the folder.
+            ShardError: a shard is missing, or index and shards contradict each other.
+            HeaderError: a shard's header is malformed.
+        """
+        if not folder.is_dir():
+            raise SourceNotFoundError("there is no such folder", where=folder)
+        index = folder / INDEX_FILE
+        if index.exists():
+            return cls._open_index(folder, _read_weight_map(index))
+        single = folder / SINGLE_FILE
+        if single.exists():
+            return cls(folder, read_header(within(folder, single)), (single,))
+        raise _without_weights(folder)
+
+    @classmethod
+    def _open_index(cls, folder: Path, weight_map: Mapping[str, str]) -> Checkpoint:
+        shards = tuple(_shard_path(folder, name) for name in sorted(set(weight_map.values())))
+        tensors: dict[str, TensorInfo] = {}
+        for shard in shards:
+            header = read_header(shard)
+            if twice := tensors.keys() & header.keys():
+                raise ShardError(f"the tensor {min(twice)} also stands in another shard", where=shard.name)
+            tensors.update(header)
+        _check_index(weight_map, tensors)
+        return cls(folder, tensors, shards)
+
+
+def read_header(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of one safetensors file, in the order of their offsets.
+
+    Raises:
+        ShardError: the file is missing or shorter than its header says.
+        HeaderError: the header is not what the format allows.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", _exactly(stream.read(8), 8, file))
+            if length > LARGEST_HEADER or length > size - 8:
+                raise HeaderError(f"the header is said to be {length} bytes, the file has {size}", where=file.name)
+            text = _exactly(stream.read(length), length, file)
+    except OSError as error:
+        raise ShardError(f"cannot be read: {error.strerror}", where=file.name) from None
+    entries = _parse_header(text, file)
+    start = 8 + length
+    infos = [_tensor_info(name, entry, start, file) for name, entry in entries.items()]
+    infos.sort(key=lambda info: (info.offset, info.nbytes))
+    _check_offsets(infos, start, size, file)
+    return {info.name: info for info in infos}
+
+
+def _exactly(data: bytes, count: int, file: Path) -> bytes:
+    if len(data) != count:
+        raise ShardError("the file is truncated within its header", where=file.name, fix="download it again")
+    return data
+
+
+def _parse_header(text: bytes, file: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise HeaderError(f"the header is not valid JSON: {error}", where=file.name) from None
+    if not isinstance(header, dict):
+        raise HeaderError("the header is not a JSON object", where=file.name)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise HeaderError("__metadata__ is not a map of strings", where=file.name)
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return dict(pairs)
+
+
+def _tensor_info(name: str, entry: Any, start: int, file: Path) -> TensorInfo:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [begin, end]} if len(entry) == 3:
+            numbers = [*shape, begin, end]
+        case _:
+            raise HeaderError(f"the entry of {name} lacks dtype, shape or data_offsets", where=file.name)
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+        raise HeaderError(f"{name} has a shape or offset that is not a natural number", where=file.name)
+    if dtype not in DTYPE_BYTES:
+        raise HeaderError(f"{name} has the unknown dtype {dtype}", where=file.name)
+    nbytes = math.prod(shape) * DTYPE_BYTES[dtype]
+    if end - begin != nbytes:
+        raise HeaderError(
+            f"{name} is {dtype} {shape}, {nbytes} bytes, but its offsets span {end - begin}", where=file.name
+        )
+    return TensorInfo(name, dtype, tuple(shape), file, start + begin, nbytes)
+
+
+def _check_offsets(infos: Iterable[TensorInfo], start: int, size: int, file: Path) -> None:
+    """Tensors follow each other without gap or overlap, and the file ends with the last one."""
+    position, before = start, "the header"
+    for info in infos:
+        if info.offset != position:
+            fault = "overlaps" if info.offset < position else "leaves a hole after"
+            raise HeaderError(f"{info.name} {fault} {before}", where=file.name)
+        position, before = position + info.nbytes, info.name
+    if position > size:
+        raise ShardError(
+            f"the file is truncated: {size} bytes where the header calls for {position}",
+            where=file.name,
+            fix="download it again",
+        )
+    if position < size:
+        raise HeaderError(f"{size - position} bytes follow the last tensor", where=file.name)
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    document = read_json(index)
+    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ShardError("weight_map is not a map from tensor names to files", where=index.name)
+    if not weight_map:
+        raise ShardError("weight_map is empty", where=index.name)
+    return weight_map
+
+
+def _shard_path(folder: Path, name: str) -> Path:
+    """A shard beside its index."""
+    if Path(name).name != name or not name.endswith(".safetensors"):
+        raise UnsafeFileError(f"weight_map names {name!r}, which is not a safetensors file here", where=INDEX_FILE)
+    path = folder / name
+    if not path.exists():
+        raise ShardError("the shard is missing", where=name, fix="download it again")
+    return within(folder, path)
+
+
+def within(folder: Path, path: Path) -> Path:
+    """`path` itself, if it leads to a file of the checkpoint; the Hub's cache links into its own `blobs/`.
+
+    Raises:
+        UnsafeFileError: it is a link that leads elsewhere.
+    """
+    home, real = folder.resolve(), path.resolve()
+    blobs = home.parent.parent / "blobs"
+    if home.parent.name == "snapshots" and blobs in real.parents:
+        return path
+    if home not in real.parents:
+        raise UnsafeFileError("the file is a link that leads out of the checkpoint", where=path.name)
+    return path
+
+
+def _check_index(weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> None:
+    for name, shard in weight_map.items():
+        if name not in tensors:
+            raise ShardError(f"the index promises {name}, which is not there", where=shard)
+        if tensors[name].file.name != shard:
+            raise ShardError(f"{name} is in {tensors[name].file.name}, the index says {shard}", where=INDEX_FILE)
+    if surplus := tensors.keys() - weight_map.keys():
+        name = min(surplus)
+        raise ShardError(f"{name} is in {tensors[name].file.name}, but not in the index", where=INDEX_FILE)
+
+
+def _without_weights(folder: Path) -> CheckpointError:
+    names = sorted(path.name for path in folder.iterdir())
+    if pickles := [name for name in names if name.endswith(PICKLES)]:
+        return UnsafeFileError(
+            "the weights are pickles, which run code when they are opened",
+            where=pickles[0],
+            fix="save the checkpoint as safetensors",
+        )
+    return ShardError(
+        f"neither {SINGLE_FILE} nor {INDEX_FILE} is in the folder", where=folder.name, fix="give the model's own folder"
+    )
+
+
+def pread_exactly(descriptor: int, count: int, offset: int, where: str) -> bytes:
+    """Read `count` bytes at `offset`; a short read means that the file changed under us.
+
+    Raises:
+        ShardError: the file ends early, or the disk reports an error.
+    """
+    pieces = []
+    while count:
+        try:
+            piece = os.pread(descriptor, count, offset)
+        except OSError as error:
+            raise ShardError(f"cannot be read at byte {offset}: {error.strerror}", where=where) from None
+        if not piece:
+            raise ShardError(f"the file ends at byte {offset}: it was changed while it was read", where=where)
+        pieces.append(piece)
+        count, offset = count - len(piece), offset + len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,81 @@
+"""JSON Schemas of every file that g4convert reads or writes, and the one function that validates against them."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+from .explain import clearest, explain, json_path
+
+__all__ = ["load_schema", "read_json", "validate"]
+
+
+@cache
+def load_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema `name`.schema.json of this folder."""
+    text = files(__name__).joinpath(f"{name}.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ConfigError: the file is missing, is not UTF-8, or is not JSON; a key stands twice in one object.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except FileNotFoundError:
+        raise ConfigError("the file is missing", where=path.name) from None
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=path.name) from None
+    except ValueError as error:
+        raise ConfigError(f"not valid JSON: {error}", where=path.name) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return document
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def validate(document: Any, schema: str, *, where: str, at: str = "$") -> None:
+    """Check `document` against a schema of this folder.
+
+    Args:
+        document: parsed JSON or TOML.
+        schema: a schema's name, without `.schema.json`.
+        where: the file that the document came from, for the message.
+        at: the JSON path of `document` in that file, for the message.
+
+    Raises:
+        ConfigError: names the file, the JSON path, what was found, and what is allowed.
+    """
+    error = clearest(_validator(schema).iter_errors(document))
+    if error is not None:
+        path, what = explain(error, load_schema(schema))
+        raise ConfigError(f"{json_path(path, at)}: {what}", where=where)
+
+
+@cache
+def _validator(schema: str) -> Any:
+    from jsonschema import Draft202012Validator, validators  # slow to import, and `--help` must be fast
+    from referencing import Registry
+
+    # jsonschema takes 16.0 for an integer; `range(16.0)` does not.
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    strict: Any = validators.extend  # untyped in its stubs
+    # An empty registry fetches nothing, whatever a reference says.
+    return strict(Draft202012Validator, type_checker=types)(load_schema(schema), registry=Registry())
