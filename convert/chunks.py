@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 # Where all exponent bits are set, a float is infinite or not a number.
 EXPONENT_BITS = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
-UNSIGNED = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+UNSIGNED: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def convert(chunk: Chunk, stored: Array) -> list[Piece]:
         NonFiniteError: a weight is NaN or infinite, or becomes so in the output's dtype.
     """
     step = chunk.step
-    _check_finite(stored, step.source.dtype, step)
+    _check_source(stored, step)
     if isinstance(step.transform, Transpose):
         stored = _transpose(stored, step.transform, step)
     if step.quantization is None:
@@ -85,27 +85,42 @@ def convert(chunk: Chunk, stored: Array) -> list[Piece]:
     arrays: list[Array | None] = [packed.weight, packed.scales, packed.biases]
     for array in arrays[1:]:
         if array is not None and array.dtype in STORAGE.values():
-            _check_finite(array.view(UNSIGNED[array.itemsize]), storage, step)
-    return [_piece(out.name, chunk, array) for out, array in zip(step.outputs, arrays, strict=False) if array is not None]
+            _check_range(array.view(UNSIGNED[array.itemsize]), storage, step)
+    return [
+        _piece(out.name, chunk, array) for out, array in zip(step.outputs, arrays, strict=False) if array is not None
+    ]
 
 
-def _check_finite(stored: Array, dtype: str, step: Step) -> None:
-    mask = stored.dtype.type(EXPONENT_BITS[dtype])
-    if stored.size and bool(((stored & mask) == mask).any()):
+def _check_source(stored: Array, step: Step) -> None:
+    if not _is_finite(stored, step.source.dtype):
         raise NonFiniteError(
-            f"{step.source.name} holds NaN, infinity, or a value too large for the output's dtype",
-            where=step.source.file.name,
-            fix="repair the checkpoint, or choose a wider --dtype",
+            f"{step.source.name} holds NaN or infinity", where=step.source.file.name, fix="repair the checkpoint"
         )
+
+
+def _check_range(stored: Array, dtype: str, step: Step) -> None:
+    if not _is_finite(stored, dtype):
+        raise NonFiniteError(
+            f"{step.source.name} holds a value too large for {dtype}",
+            where=step.source.file.name,
+            fix="choose --dtype bfloat16 or float32",
+        )
+
+
+def _is_finite(stored: Array, dtype: str) -> bool:
+    mask = stored.dtype.type(EXPONENT_BITS[dtype])
+    return not bool(((stored & mask) == mask).any())
 
 
 def _transpose(stored: Array, transform: Transpose, step: Step) -> Array:
     inner = step.source.shape[1:]
-    return stored.reshape(-1, *inner).transpose(0, *transform.axes).reshape(len(stored), -1)
+    moved: Array = stored.reshape(-1, *inner).transpose(0, *transform.axes)
+    return moved.reshape(len(stored), -1)
 
 
 def _floats(stored: Array, dtype: str) -> NDArray[np.float32]:
-    return stored.view(STORAGE[dtype]).astype(np.float32)
+    values: NDArray[np.float32] = stored.view(STORAGE[dtype]).astype(np.float32)
+    return values
 
 
 def _cast(stored: Array, source: str, target: str, step: Step) -> Array:
@@ -113,11 +128,11 @@ def _cast(stored: Array, source: str, target: str, step: Step) -> Array:
         return stored
     with np.errstate(over="ignore"):
         cast = stored.view(STORAGE[source]).astype(np.float32).astype(STORAGE[target])
-    bits = cast.view(UNSIGNED[cast.itemsize])
-    _check_finite(bits, target, step)
+    bits: Array = cast.view(UNSIGNED[cast.itemsize])
+    _check_range(bits, target, step)
     return bits
 
 
 def _piece(name: str, chunk: Chunk, rows: Array) -> Piece:
     data = np.ascontiguousarray(rows)
-    return Piece(name, chunk.start * (data.nbytes // max(1, len(data))), memoryview(data.view(np.uint8)).cast("B"))
+    return Piece(name, chunk.start * (data.nbytes // len(data)), data.view(np.uint8).reshape(-1).data)

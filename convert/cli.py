@@ -17,33 +17,22 @@ if TYPE_CHECKING:
     from .pipeline import Conversion, Progress
 
 INTERRUPTED = 130
+ALL_MODALITIES = "text,image,audio,video"
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Size(click.ParamType):
-    """A number of bytes, such as `400MB` or `1.5GiB`."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse the option's text."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", str(value).upper())
-        if match is None or match[2] not in UNITS:
-            self.fail(f"{value!r} is not a size; write it like 400MB or 5GB", param, ctx)
-        return int(float(match[1]) * UNITS[match[2]])
+def size(_: click.Context, param: click.Parameter, value: str) -> int:
+    """A number of bytes, written like `400MB` or `1.5GiB`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", value.upper())
+    if match is None or match[2] not in UNITS:
+        raise UsageError(f"{value!r} is not a size", where=param.opts[0], fix="write it like 400MB or 5GB")
+    return int(float(match[1]) * UNITS[match[2]])
 
 
-class Names(click.ParamType):
+def names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
     """Several names, separated by commas."""
-
-    name = "names"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:  # noqa: ARG002
-        """Parse the option's text."""
-        return tuple(name.strip() for name in str(value).split(",") if name.strip())
+    return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -85,10 +74,19 @@ def _quit(message: str, status: int) -> None:
 @click.option("--no-quantize", is_flag=True, help="Keep the weights in floating point.")
 @click.option("--recipe", default="balanced", show_default=True, help="balanced, uniform, or a TOML file.")
 @click.option("--dtype", help="bfloat16, float16 or float32 for what stays floating.  [default: the source's]")
-@click.option("--modalities", type=Names(), default="text,image,audio,video", show_default=True, help="What to keep.")
+@click.option(
+    "--modalities", callback=names, metavar="NAMES", default=ALL_MODALITIES, show_default=True, help="What to keep."
+)
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
-@click.option("--max-shard-size", type=Size(), default="5GB", show_default=True, help="Largest file.")
-@click.option("--max-memory", type=Size(), default="1GB", show_default=True, help="Largest resident size of the process.")
+@click.option("--max-shard-size", callback=size, metavar="SIZE", default="5GB", show_default=True, help="Largest file.")
+@click.option(
+    "--max-memory",
+    callback=size,
+    metavar="SIZE",
+    default="1GB",
+    show_default=True,
+    help="Largest resident size of the process.",
+)
 @click.option("--workers", type=int, help="Threads.  [default: one a core, at most 4]")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, to the byte, and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a checkpoint that stands at OUTPUT.")

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..loaders.config import ModelConfig, UnifiedAudioConfig, UnifiedVisionConfig
+from ..loaders.config import GEMMA4, ModelConfig, UnifiedAudioConfig, UnifiedVisionConfig
+from ..schemas.errors import ConfigError
 from .plan import ConversionPlan, wanted_parts
 
 Json = dict[str, Any]
@@ -21,6 +22,9 @@ def output_config(source: Mapping[str, Any], plan: ConversionPlan) -> tuple[Json
 
     Returns:
         The new document, and what was added, by JSON path.
+
+    Raises:
+        ConfigError: a key that runtimes read contradicts the rest, so they would load another model.
     """
     document = copy.deepcopy(dict(source))
     additions = _add_missing(document, plan.config)
@@ -46,9 +50,11 @@ def _add_missing(document: Json, config: ModelConfig) -> Json:
     additions: Json = {}
     for section, key, value in runtime_keys(config):
         place = document if section is None else document[section]
+        path = f"$.{key}" if section is None else f"$.{section}.{key}"
         if place.get(key) is None:
-            place[key] = value
-            additions[f"$.{key}" if section is None else f"$.{section}.{key}"] = value
+            place[key] = additions[path] = value
+        elif place[key] != value:
+            raise ConfigError(f"{path} is {place[key]}, the rest of the config means {value}", where="config.json")
     return additions
 
 
@@ -81,3 +87,6 @@ def _close_sections(document: Json, plan: ConversionPlan) -> None:
         return
     for part in {"vision", "audio"} - wanted_parts(plan.modalities):
         document[f"{part}_config"] = None
+    if plan.config.family == GEMMA4 and document.get("vision_config") is None:
+        # mlx-vlm 0.7.10 fails on null; it, mlx-lm and transformers all take absence for it.
+        document.pop("vision_config", None)

@@ -54,8 +54,14 @@ class Inventory:
 
 
 @dataclass(frozen=True)
-class _Catalogue:
-    """What the config calls for, by the tables' names."""
+class Catalogue:
+    """What the config calls for.
+
+    Attributes:
+        targets: by the tables' name of a source tensor, what it may become.
+        drops: by the tables' name of a source tensor, the row that leaves it out.
+        required: names in the MLX checkpoint.
+    """
 
     targets: Mapping[str, tuple[Target, ...]]
     drops: Mapping[str, Dropped]
@@ -76,16 +82,16 @@ def take_inventory(config: ModelConfig, tensors: Iterable[TensorInfo], parts: fr
         MissingTensorError: the config calls for a tensor that is not there.
         TensorError: two source tensors claim the same place.
     """
-    catalogue = _catalogue(config)
+    called_for = catalogue(config)
     named = _by_canonical_name(tensors)
     matches: list[Match] = []
     drops: list[Drop] = []
     for name, info in named.items():
-        if reason := _unwanted(name, config, parts, catalogue):
+        if reason := _unwanted(name, config, parts, called_for):
             drops.append(Drop(info, reason))
-        elif name in catalogue.targets:
-            matches.extend(_match(info, catalogue.targets[name]))
-        elif dropped := catalogue.drops.get(name):
+        elif name in called_for.targets:
+            matches.extend(_match(info, called_for.targets[name]))
+        elif dropped := called_for.drops.get(name):
             drops.append(Drop(info, dropped.reason, named.get(dropped.copy_of or "")))
         else:
             raise UnknownTensorError(
@@ -94,7 +100,7 @@ def take_inventory(config: ModelConfig, tensors: Iterable[TensorInfo], parts: fr
                 fix="remove it, or report it if it belongs there",
             )
     matches.sort(key=lambda match: match.target.name)
-    _check_complete(catalogue, matches, parts)
+    _check_complete(called_for, matches, parts)
     return Inventory(tuple(matches), tuple(sorted(drops, key=lambda drop: drop.source.name)))
 
 
@@ -107,7 +113,8 @@ def _by_canonical_name(tensors: Iterable[TensorInfo]) -> dict[str, TensorInfo]:
     return named
 
 
-def _catalogue(config: ModelConfig) -> _Catalogue:
+def catalogue(config: ModelConfig) -> Catalogue:
+    """Expand the tables of the config's family."""
     targets: dict[str, list[Target]] = defaultdict(list)
     drops: dict[str, Dropped] = {}
     required = []
@@ -117,10 +124,10 @@ def _catalogue(config: ModelConfig) -> _Catalogue:
                 continue
             required.append(mlx_name(prefix + rule.name, text_only=config.text_only))
             for form in (Form(rule.name, rule.dims, KEEP), *rule.also):
-                target = _target(table, rule, form, prefix, scope, required[-1])
+                target = _target(table.part, rule, form, scope, required[-1])
                 targets[prefix + form.name].append(target)
         drops.update({prefix + row.name: row for row in table.dropped if holds(row.when, scope)})
-    return _Catalogue({name: tuple(forms) for name, forms in targets.items()}, drops, tuple(required))
+    return Catalogue({name: tuple(forms) for name, forms in targets.items()}, drops, tuple(required))
 
 
 def _scopes(config: ModelConfig) -> Iterator[tuple[Table, str, object]]:
@@ -129,14 +136,14 @@ def _scopes(config: ModelConfig) -> Iterator[tuple[Table, str, object]]:
             yield table, prefix, scope
 
 
-def _target(table: Table, rule: Rule, form: Form, prefix: str, scope: object, name: str) -> Target:
+def _target(part: str, rule: Rule, form: Form, scope: object, name: str) -> Target:
     shape, source_shape = resolve(rule.dims, scope), resolve(form.dims, scope)
-    return Target(name, table.part, rule.role, shape, source_shape, form.transform)
+    return Target(name, part, rule.role, shape, source_shape, form.transform)
 
 
-def _unwanted(name: str, config: ModelConfig, parts: frozenset[str], catalogue: _Catalogue) -> str | None:
+def _unwanted(name: str, config: ModelConfig, parts: frozenset[str], called_for: Catalogue) -> str | None:
     """Why a tensor goes although its family knows it: its modality was not asked for, or its section is gone."""
-    known = catalogue.targets.get(name)
+    known = called_for.targets.get(name)
     if known is not None:
         return None if known[0].part in parts else NOT_REQUESTED
     if not name.startswith(PARTS):
@@ -144,7 +151,7 @@ def _unwanted(name: str, config: ModelConfig, parts: frozenset[str], catalogue: 
     part = "audio" if "audio" in name.partition(".")[0] else "vision"
     if getattr(config, part) is None:
         return f"the config has no {part} section"
-    return None if part in parts else NOT_REQUESTED if name in catalogue.drops else None
+    return None if part in parts else NOT_REQUESTED if name in called_for.drops else None
 
 
 def _match(info: TensorInfo, targets: tuple[Target, ...]) -> Iterator[Match]:
@@ -161,7 +168,7 @@ def _match(info: TensorInfo, targets: tuple[Target, ...]) -> Iterator[Match]:
         yield Match(info, fitting[0])
 
 
-def _check_complete(catalogue: _Catalogue, matches: Iterable[Match], parts: frozenset[str]) -> None:
+def _check_complete(called_for: Catalogue, matches: Iterable[Match], parts: frozenset[str]) -> None:
     found: dict[str, TensorInfo] = {}
     for match in matches:
         other = found.setdefault(match.target.name, match.source)
@@ -169,8 +176,8 @@ def _check_complete(catalogue: _Catalogue, matches: Iterable[Match], parts: froz
             raise TensorError(
                 f"{other.name} and {match.source.name} both hold {match.target.name}", where=match.source.file.name
             )
-    part_of = {target.name: target.part for targets in catalogue.targets.values() for target in targets}
-    missing = [name for name in catalogue.required if name not in found and part_of[name] in parts]
+    part_of = {target.name: target.part for targets in called_for.targets.values() for target in targets}
+    missing = [name for name in called_for.required if name not in found and part_of[name] in parts]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise MissingTensorError(

@@ -14,7 +14,7 @@ import numpy as np
 try:
     from numba import njit
 except ImportError:  # the extra `fast` is not installed
-    njit = None
+    njit = None  # type: ignore[assignment]
 
 LANES = 16
 
@@ -87,7 +87,7 @@ if njit is not None:
 
     @compiled
     def _pack(codes: Any, lane: int, bits: int, packed: Any) -> None:
-        word, filled, place = 0, 0, 0
+        word, filled, place = np.int64(0), 0, 0
         for index in range(codes.shape[0]):
             word |= np.int64(codes[index, lane]) << filled
             filled += bits

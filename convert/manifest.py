@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import Any
 
 from .document import Json
 from .plan import ConversionPlan, OutputTensor, Step
@@ -25,7 +24,13 @@ def package_version() -> str:
 
 
 def conversion_manifest(
-    source: Source, plan: ConversionPlan, options: Json, additions: Json, digests: Mapping[str, str], sidecars: Mapping[str, str]
+    source: Source,
+    plan: ConversionPlan,
+    *,
+    options: Json,
+    additions: Json,
+    digests: Mapping[str, str],
+    sidecars: Mapping[str, str],
 ) -> Json:
     """The manifest of a finished conversion.
 
@@ -100,8 +105,7 @@ def summary(plan: ConversionPlan) -> Json:
         "unquantized": dict(sorted(plan.unquantized.items())),
         "dropped": {drop.source.name: drop.reason for drop in plan.drops},
         "outputs": [
-            {"name": out.name, "dtype": out.dtype, "shape": list(out.shape), "bytes": out.nbytes} for out in plan.outputs
+            {"name": out.name, "dtype": out.dtype, "shape": list(out.shape), "bytes": out.nbytes}
+            for out in plan.outputs
         ],
     }
-
-

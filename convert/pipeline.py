@@ -167,10 +167,22 @@ def write(
         _check_copies(plan.drops, files)
         work = stack.enter_context(WorkFolder(output, work_key(conversion)))
         pool = stack.enter_context(ThreadPoolExecutor(workers))
+        crew = Crew(files, pool, workers + WAITING, limit, progress or _silent)
         for shard in plan.shards:
-            _write_shard(work, shard, files, pool, workers + WAITING, limit, progress or _silent)
+            _write_shard(work, shard, crew)
         _write_small_files(work, conversion, sidecars)
         work.finish(overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What chunks are worked on with: open source files, threads, and how much they may hold."""
+
+    files: Mapping[Path, int]
+    pool: ThreadPoolExecutor
+    window: int
+    chunk_bytes: int
+    progress: Progress
 
 
 def _silent(_: int) -> None:
@@ -220,37 +232,27 @@ def _same_bytes(one: TensorInfo, other: TensorInfo, files: Mapping[Path, int]) -
     return True
 
 
-def _write_shard(
-    work: WorkFolder,
-    shard: Shard,
-    files: Mapping[Path, int],
-    pool: ThreadPoolExecutor,
-    window: int,
-    limit: int,
-    progress: Progress,
-) -> None:
-    chunks = [chunk for step in shard.steps for chunk in cut(step, limit)]
+def _write_shard(work: WorkFolder, shard: Shard, crew: Crew) -> None:
+    chunks = [chunk for step in shard.steps for chunk in cut(step, crew.chunk_bytes)]
     if shard.file in work.done:
-        progress(sum(chunk.source_bytes for chunk in chunks))
+        crew.progress(sum(chunk.source_bytes for chunk in chunks))
         return
     with ShardFile(work.path, shard) as file:
-        for chunk, pieces in zip(chunks, _in_order(chunks, files, pool, window), strict=True):
+        for chunk, pieces in zip(chunks, _in_order(chunks, crew), strict=True):
             for piece in pieces:
                 file.put(piece.name, piece.offset, piece.data)
-            progress(chunk.source_bytes)
+            crew.progress(chunk.source_bytes)
         digests = file.sync()
     work.shard_done(shard, digests)
 
 
-def _in_order(
-    chunks: Iterable[Chunk], files: Mapping[Path, int], pool: ThreadPoolExecutor, window: int
-) -> Iterator[list[Piece]]:
+def _in_order(chunks: Iterable[Chunk], crew: Crew) -> Iterator[list[Piece]]:
     """Chunks are worked on side by side and handed over in order, at most `window` at a time."""
     pending: deque[Future[list[Piece]]] = deque()
     try:
         for chunk in chunks:
-            pending.append(pool.submit(_work, chunk, files[chunk.step.source.file]))
-            if len(pending) == window:
+            pending.append(crew.pool.submit(_work, chunk, crew.files[chunk.step.source.file]))
+            if len(pending) == crew.window:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -273,10 +275,10 @@ def _write_small_files(work: WorkFolder, conversion: Conversion, sidecars: Mappi
     manifest = conversion_manifest(
         conversion.source,
         plan,
-        _recorded(conversion),
-        conversion.additions,
-        digests,
-        {name: hashlib.sha256(data).hexdigest() for name, data in sidecars.items()},
+        options=_recorded(conversion),
+        additions=conversion.additions,
+        digests=digests,
+        sidecars={name: hashlib.sha256(data).hexdigest() for name, data in sidecars.items()},
     )
     work.write_file(MANIFEST, dump(manifest))
 

@@ -128,7 +128,6 @@ class ConversionPlan:
         """The packing of every quantized module, by its path."""
         return {module_path(step.name): step.quantization for step in self.steps if step.quantization is not None}
 
-
     @property
     def bare(self) -> frozenset[str]:
         """Parameters that are no module's `weight`, so no loader asks how they are packed."""
@@ -188,7 +187,9 @@ def build_plan(
 
 def _check_dtype(info: TensorInfo) -> None:
     if info.dtype not in FLOATS:
-        raise TensorShapeError(f"{info.name} has the dtype {info.dtype}, allowed are {', '.join(FLOATS)}", where=info.file.name)
+        raise TensorShapeError(
+            f"{info.name} has the dtype {info.dtype}, allowed are {', '.join(FLOATS)}", where=info.file.name
+        )
 
 
 def choose_packing(match: Match, recipe: Recipe) -> tuple[Quantization | None, str | None]:
@@ -210,7 +211,7 @@ def choose_packing(match: Match, recipe: Recipe) -> tuple[Quantization | None, s
 
 def fit_group(wanted: Quantization, columns: int) -> Quantization | None:
     """The wanted packing, with the largest smaller group where its own does not divide the row."""
-    groups = (wanted.group_size,)
+    groups: tuple[int, ...] = (wanted.group_size,)
     if wanted.mode == AFFINE:
         groups = tuple(group for group in sorted(AFFINE_GROUPS, reverse=True) if group <= wanted.group_size)
     group = next((group for group in groups if columns % group == 0), None)

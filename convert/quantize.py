@@ -15,7 +15,9 @@ float64, so a fused multiply-add changes nothing; hence the same bytes on every 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -28,7 +30,11 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 
-STORAGE = {"BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+STORAGE: dict[str, np.dtype[Any]] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+}
 
 REFITS = 2
 SMALLEST_SCALE = np.float32(1e-7)
@@ -49,8 +55,8 @@ class Packed:
     """
 
     weight: Bytes
-    scales: NDArray[np.generic]
-    biases: NDArray[np.generic] | None
+    scales: NDArray[Any]
+    biases: NDArray[Any] | None
 
 
 def quantize(values: Floats, spec: Quantization, storage: str) -> Packed:
@@ -67,8 +73,8 @@ def quantize(values: Floats, spec: Quantization, storage: str) -> Packed:
         codes, scales, biases = _affine(groups, spec.bits, STORAGE[storage])
         shape = (rows, cols // spec.group_size)
         return Packed(codes.reshape(rows, -1), scales.reshape(shape), biases.reshape(shape))
-    codes, exponents = _FLOAT_MODES[spec.mode](groups)
-    return Packed(pack(codes, spec.bits).reshape(rows, -1), exponents.reshape(rows, -1), None)
+    codes, exponents = _shared_exponent(groups, spec)
+    return Packed(codes.reshape(rows, -1), exponents.reshape(rows, -1), None)
 
 
 def pack(codes: Bytes, bits: int) -> Bytes:
@@ -88,17 +94,30 @@ def pack(codes: Bytes, bits: int) -> Bytes:
     return words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :bits].reshape(len(codes), -1)
 
 
-def _affine(groups: Floats, bits: int, storage: np.dtype[np.generic]) -> tuple[Bytes, NDArray[np.generic], NDArray[np.generic]]:
+def _affine(groups: Floats, bits: int, storage: np.dtype[Any]) -> tuple[Bytes, NDArray[Any], NDArray[Any]]:
     packed = np.empty((len(groups), groups.shape[1] * bits // 8), np.uint8)
     scales, biases = np.empty(len(groups), np.float32), np.empty(len(groups), np.float32)
     if affine_kernel is not None and storage != np.float16:
         affine_kernel(groups, bits, storage.itemsize == 2, REFITS, packed, scales, biases)
     else:
-        for start in range(0, len(groups), BLOCK_GROUPS):
-            block = slice(start, start + BLOCK_GROUPS)
+        for block in _blocks(groups):
             packed[block], scales[block], biases[block] = affine_block(groups[block], bits, storage)
     with np.errstate(over="ignore"):
         return packed, scales.astype(storage), biases.astype(storage)
+
+
+def _shared_exponent(groups: Floats, spec: Quantization) -> tuple[Bytes, Bytes]:
+    packed = np.empty((len(groups), spec.group_size * spec.bits // 8), np.uint8)
+    exponents = np.empty(len(groups), np.uint8)
+    for block in _blocks(groups):
+        codes, exponents[block] = _FLOAT_MODES[spec.mode](groups[block])
+        packed[block] = pack(codes, spec.bits)
+    return packed, exponents
+
+
+def _blocks(groups: Floats) -> Iterator[slice]:
+    for start in range(0, len(groups), BLOCK_GROUPS):
+        yield slice(start, start + BLOCK_GROUPS)
 
 
 @dataclass(frozen=True)
@@ -111,7 +130,7 @@ class _Fit:
     error: Doubles
 
 
-def affine_block(groups: Floats, bits: int, storage: np.dtype[np.generic]) -> tuple[Bytes, Floats, Floats]:
+def affine_block(groups: Floats, bits: int, storage: np.dtype[Any]) -> tuple[Bytes, Floats, Floats]:
     """The affine rule in plain numpy, vectorised over groups.
 
     Args:
@@ -139,7 +158,7 @@ def affine_block(groups: Floats, bits: int, storage: np.dtype[np.generic]) -> tu
 
 
 def _edge_fit(groups: Floats, levels: int) -> tuple[Floats, Floats]:
-    """Scale and bias of MLX's CPU kernel (mlx/backend/cpu/quantized.cpp): the larger extreme is exact, and so is zero."""
+    """Scale and bias of MLX's CPU kernel (mlx/backend/cpu/quantized.cpp): zero and the larger extreme are exact."""
     low, high = groups.min(axis=1), groups.max(axis=1)
     negative = np.abs(low) > np.abs(high)
     step = np.maximum((high - low) / np.float32(levels), SMALLEST_SCALE)
@@ -150,7 +169,9 @@ def _edge_fit(groups: Floats, levels: int) -> tuple[Floats, Floats]:
     return np.where(code == 0, scale, snapped), np.where(code == 0, np.float32(0), edge)
 
 
-def _encode(weights: Doubles, scale: NDArray[np.floating], bias: NDArray[np.floating], levels: int, storage: np.dtype[np.generic]) -> _Fit:
+def _encode(
+    weights: Doubles, scale: NDArray[np.floating], bias: NDArray[np.floating], levels: int, storage: np.dtype[Any]
+) -> _Fit:
     """The nearest codes for the scale and bias as stored."""
     stored_scale, stored_bias = _store(scale, storage), _store(bias, storage)
     divisor = np.where(stored_scale == 0, 1.0, stored_scale)
@@ -160,7 +181,7 @@ def _encode(weights: Doubles, scale: NDArray[np.floating], bias: NDArray[np.floa
     return _Fit(stored_scale, stored_bias, codes, _in_order(misses * misses))
 
 
-def _store(values: NDArray[np.floating], storage: np.dtype[np.generic]) -> Doubles:
+def _store(values: NDArray[np.floating], storage: np.dtype[Any]) -> Doubles:
     with np.errstate(over="ignore", invalid="ignore"):
         rounded: Doubles = values.astype(np.float32).astype(storage).astype(np.float64)
     return rounded
@@ -188,7 +209,9 @@ def _least_squares(weights: Doubles, codes: Doubles) -> tuple[Doubles, Doubles]:
 # -- formats with a shared exponent ------------------------------------------------------------------------------------
 
 
-def _float_error(groups: Floats, scale: Doubles, element: np.dtype[np.generic], largest: float) -> tuple[NDArray[np.generic], Doubles]:
+def _float_error(
+    groups: Floats, scale: Doubles, element: np.dtype[Any], largest: float
+) -> tuple[NDArray[Any], Doubles]:
     """Elements rounded to the nearest, ties to even and saturating, and the squared error of each group."""
     scaled = np.clip(groups / scale[:, None], -largest, largest)
     elements = (scaled.astype(np.float32) + np.float32(0)).astype(element)
@@ -198,7 +221,7 @@ def _float_error(groups: Floats, scale: Doubles, element: np.dtype[np.generic], 
 
 
 def _best_scale(
-    groups: Floats, candidates: list[tuple[Bytes, Doubles]], element: np.dtype[np.generic], largest: float
+    groups: Floats, candidates: list[tuple[Bytes, Doubles]], element: np.dtype[Any], largest: float
 ) -> tuple[Bytes, Bytes]:
     """Of several scales per group, each with the byte that stores it, the first with the least error."""
     byte, scale = candidates[0]
@@ -212,7 +235,7 @@ def _best_scale(
     return _positive_zero(elements.view(np.uint8), element), byte
 
 
-def _positive_zero(codes: Bytes, element: np.dtype[np.generic]) -> Bytes:
+def _positive_zero(codes: Bytes, element: np.dtype[Any]) -> Bytes:
     sign = 8 if element == E2M1 else 128
     return np.where(codes == sign, np.uint8(0), codes)
 
@@ -221,7 +244,7 @@ E2M1, E4M3 = np.dtype(ml_dtypes.float4_e2m1fn), np.dtype(ml_dtypes.float8_e4m3fn
 LARGEST = {E2M1: 6.0, E4M3: 448.0}
 
 
-def _microscaling(groups: Floats, element: np.dtype[np.generic]) -> tuple[Bytes, Bytes]:
+def _microscaling(groups: Floats, element: np.dtype[Any]) -> tuple[Bytes, Bytes]:
     """OCP microscaling: a power of two per group; the one that may saturate the largest element, or the next."""
     largest = LARGEST[element]
     _, exponent = np.frexp(np.abs(groups).max(axis=1))
@@ -266,8 +289,11 @@ def dequantize(packed: Packed, spec: Quantization) -> Floats:
         scale, bias = packed.scales.astype(np.float64)[..., None], packed.biases.astype(np.float64)[..., None]
         return (scale * codes + bias).astype(np.float32).reshape(rows, -1)
     element, scales = (E4M3 if spec.bits == 8 else E2M1), np.ascontiguousarray(packed.scales).view(np.uint8)
-    scale = scales.view(E4M3).astype(np.float64) if spec.mode == "nvfp4" else np.ldexp(1.0, scales.astype(np.int32) - 127)
-    return (codes.view(element).astype(np.float64) * scale[..., None]).astype(np.float32).reshape(rows, -1)
+    scale = (
+        scales.view(E4M3).astype(np.float64) if spec.mode == "nvfp4" else np.ldexp(1.0, scales.astype(np.int32) - 127)
+    )
+    decoded: Floats = (codes.view(element).astype(np.float64) * scale[..., None]).astype(np.float32)
+    return decoded.reshape(rows, -1)
 
 
 def unpack(packed: Bytes, bits: int) -> Bytes:

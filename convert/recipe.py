@@ -56,7 +56,9 @@ def quantization(mode: str = AFFINE, bits: int | None = None, group_size: int | 
         raise UsageError(f"{bits} bits do not exist in affine mode", where="--bits", fix=f"choose of {AFFINE_BITS}")
     if group_size not in AFFINE_GROUPS:
         raise UsageError(
-            f"a group of {group_size} does not exist in affine mode", where="--group-size", fix=f"choose of {AFFINE_GROUPS}"
+            f"a group of {group_size} does not exist in affine mode",
+            where="--group-size",
+            fix=f"choose of {AFFINE_GROUPS}",
         )
     return Quantization(bits, group_size)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .document import Json
@@ -66,7 +66,10 @@ def _reasons(title: str, items: Iterable[tuple[str, str]], noun: str) -> str:
     names: dict[str, list[str]] = {}
     for name, reason in items:
         names.setdefault(reason, []).append(name)
-    lines = [f"  {count(len(group), noun.removesuffix('s'))}: {reason}\n    {_some(group)}" for reason, group in names.items()]
+    lines = [
+        f"  {count(len(group), noun.removesuffix('s'))}: {reason}\n    {_some(group)}"
+        for reason, group in names.items()
+    ]
     return f"{title}\n" + "\n".join(lines) if lines else ""
 
 
@@ -108,7 +111,7 @@ def size(nbytes: int) -> str:
     return f"{value:.4g} GB"
 
 
-def table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     """Columns as wide as their widest cell; the first is text, the others are numbers."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for first, *others in rows:

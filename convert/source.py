@@ -85,15 +85,15 @@ def _hub_origin(folder: Path) -> tuple[str | None, str | None]:
 
 def _open_hub(repo_id: str, revision: str | None) -> Source:
     """Small files first, so that a wrong model is refused before its weights are downloaded."""
-    from huggingface_hub import HfApi, snapshot_download  # slow to import
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from httpx2 import HTTPError  # slow to import
+    from huggingface_hub import HfApi, snapshot_download
 
     try:
         commit = HfApi().model_info(repo_id, revision=revision).sha
         folder = Path(snapshot_download(repo_id, revision=commit, allow_patterns=list(SIDECARS)))
         read_config(folder)
         snapshot_download(repo_id, revision=commit, allow_patterns=["*.safetensors"])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise SourceNotFoundError(
             f"not a folder here, and the Hub says: {_first_line(error)}",
             where=repo_id,
@@ -208,5 +208,7 @@ def refuse_quantized(tensors: Iterable[TensorInfo]) -> None:
 
 def _quantized(what: str, where: str) -> QuantizedSourceError:
     return QuantizedSourceError(
-        f"the source is already quantized: {what}", where=where, fix="convert the unquantized checkpoint it was made from"
+        f"the source is already quantized: {what}",
+        where=where,
+        fix="convert the unquantized checkpoint it was made from",
     )

@@ -152,7 +152,9 @@ class ShardFile:
             self._write(memoryview(self.shard.header), 0)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self._file)
 
     def put(self, name: str, offset: int, data: memoryview) -> None:
@@ -187,7 +189,9 @@ def check_output(output: Path, source: Path, needed: int, *, overwrite: bool) ->
         _check_replaceable(output, overwrite)
     free = shutil.disk_usage(_existing_parent(output)).free
     if free < needed:
-        raise OutputError(f"{needed:,} bytes are needed and {free:,} are free on the disk", where=output, fix="make room")
+        raise OutputError(
+            f"{needed:,} bytes are needed and {free:,} are free on the disk", where=output, fix="make room"
+        )
 
 
 def _check_replaceable(output: Path, overwrite: bool) -> None:

@@ -1,8 +1,8 @@
 """What a `config.json` says, as frozen dataclasses; what follows from a field is a property.
 
-Two spellings of the text geometry exist. Published checkpoints carry `global_head_dim` and `num_global_key_value_heads`;
-transformers 5.15 and later save `per_layer_config` instead, a map from a layer's number to what differs there. Both
-become the same `LayerConfig` objects here, so nothing else needs to know.
+Two spellings of the text geometry exist. Published checkpoints carry `global_head_dim` and
+`num_global_key_value_heads`; transformers 5.15 and later save `per_layer_config` instead, a map from a layer's number
+to what differs there. Both become the same `LayerConfig` objects here, so nothing else needs to know.
 """
 
 from __future__ import annotations
@@ -225,12 +225,14 @@ class TextConfig:
 def _layer_overrides(document: Json) -> dict[int, dict[str, int]]:
     """`per_layer_config` where there is one, else what the two `global_*` keys mean (transformers 5.23's own rule)."""
     if (saved := document.get("per_layer_config")) is not None:
+        if len({int(index) for index in saved}) != len(saved):
+            raise ConfigError("per_layer_config names a layer twice", where="config.json")
         return {int(index): dict(override) for index, override in saved.items()}
     override = {"head_dim": document["global_head_dim"]}
     if document.get("attention_k_eq_v") and document.get("num_global_key_value_heads") is not None:
         override["num_key_value_heads"] = document["num_global_key_value_heads"]
     full = (index for index, kind in enumerate(document["layer_types"]) if kind == FULL)
-    return {index: override for index in full}
+    return dict.fromkeys(full, override)
 
 
 def _check_text(config: TextConfig) -> None:
@@ -265,9 +267,24 @@ def _check_layers(config: TextConfig) -> None:
                 f"{layer.num_key_value_heads} key-value heads; the first must be a multiple of the second",
                 where="config.json",
             )
-    for kind in (SLIDING, FULL):
-        if len({(layer.head_dim, layer.num_key_value_heads) for layer in config.layers if layer.attention == kind}) > 1:
-            raise ConfigError(f"the {kind} layers differ in their heads, which no MLX runtime can load", where="config.json")
+    _check_runtimes(config)
+
+
+def _check_runtimes(config: TextConfig) -> None:
+    """MLX runtimes know one geometry for sliding layers and one for full ones, spelled by two keys."""
+    full = (config.full_layer.head_dim, config.full_layer.num_key_value_heads)
+    for layer in config.layers:
+        heads = (layer.head_dim, layer.num_key_value_heads)
+        if heads != ((config.head_dim, config.num_key_value_heads) if layer.is_sliding else full):
+            raise ConfigError(
+                f"per_layer_config gives layer {layer.index} heads of its own, which no MLX runtime can load",
+                where="config.json",
+            )
+    if not config.attention_k_eq_v and config.full_layer.num_key_value_heads != config.num_key_value_heads:
+        raise ConfigError(
+            "per_layer_config changes the key-value heads without attention_k_eq_v, which no MLX runtime can load",
+            where="config.json",
+        )
 
 
 def _check_experts(config: TextConfig) -> None:
@@ -279,6 +296,11 @@ def _check_experts(config: TextConfig) -> None:
         raise ConfigError(
             f"top_k_experts is {config.top_k_experts}, num_experts is {config.num_experts}", where="config.json"
         )
+
+
+def _divides(part: int, whole: int, name: str, of: str) -> None:
+    if whole % part:
+        raise ConfigError(f"{name} are {part}, which does not divide the {of}, {whole}", where="config.json")
 
 
 @dataclass(frozen=True)
@@ -301,9 +323,15 @@ class VisionConfig:
 
     @classmethod
     def from_dict(cls, document: Json) -> Self:
-        """Read a `vision_config` that its schema has passed."""
+        """Read a `vision_config` that its schema has passed.
+
+        Raises:
+            ConfigError: the heads do not fit each other.
+        """
         rope = document.get("rope_parameters") or {}
-        return cls(**{"rope_theta": rope.get("rope_theta", 100.0), **_known(cls, document)})
+        config = cls(**{"rope_theta": rope.get("rope_theta", 100.0), **_known(cls, document)})
+        _divides(config.num_key_value_heads, config.num_attention_heads, "vision_config: key-value heads", "heads")
+        return config
 
     @property
     def q_size(self) -> int:
@@ -354,9 +382,15 @@ class AudioConfig:
 
     @classmethod
     def from_dict(cls, document: Json) -> Self:
-        """Read an `audio_config` that its schema has passed."""
+        """Read an `audio_config` that its schema has passed.
+
+        Raises:
+            ConfigError: the heads do not divide the hidden size.
+        """
         known = _known(cls, document)
-        return cls(**{**known, "subsampling_conv_channels": tuple(known["subsampling_conv_channels"])})
+        config = cls(**{**known, "subsampling_conv_channels": tuple(known["subsampling_conv_channels"])})
+        _divides(config.num_attention_heads, config.hidden_size, "audio_config: attention heads", "hidden size")
+        return config
 
     @property
     def unclipped(self) -> bool:

@@ -117,7 +117,9 @@ AUDIO_LAYER_RULES = (
 
 TOWER_TABLES = (
     Table("vision", "vision_tower.", _vision, VISION_RULES),
-    Table("vision", "vision_tower.encoder.layers.{}.", _vision_layers, VISION_LAYER_RULES, unclipped(VISION_LAYER_RULES)),
+    Table(
+        "vision", "vision_tower.encoder.layers.{}.", _vision_layers, VISION_LAYER_RULES, unclipped(VISION_LAYER_RULES)
+    ),
     Table("audio", "audio_tower.", _audio, AUDIO_RULES),
     Table("audio", "audio_tower.layers.{}.", _audio_layers, AUDIO_LAYER_RULES, unclipped(AUDIO_LAYER_RULES)),
 )

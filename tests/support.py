@@ -1,0 +1,152 @@
+"""Small things that many tests need: checkpoints to break, and ways to look at what came out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  # safetensors can then give bfloat16 to numpy
+import numpy as np
+from g4convert.convert.inventory import catalogue
+from g4convert.loaders.checkpoint import TensorInfo
+from g4convert.loaders.config import ModelConfig
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+TESTS = Path(__file__).parent
+CHECKPOINTS = TESTS / "checkpoints"
+CONFIGS = TESTS / "schemas" / "documents" / "config"
+KINDS = ("e2b", "e4b", "26b-a4b", "31b", "12b", "text")
+WEIGHTS = "model.safetensors"
+
+Tensors = dict[str, NDArray[Any]]
+
+
+def config_of(name: str) -> ModelConfig:
+    """A published config, typed; `name` is a file of tests/schemas/documents/config."""
+    return ModelConfig.from_dict(json.loads((CONFIGS / f"{name}.json").read_text()))
+
+
+def headers(config: ModelConfig, dtype: str = "BF16") -> list[TensorInfo]:
+    """The tensors that a Hugging Face checkpoint of this config holds, under the tables' names."""
+    infos = []
+    for name, targets in catalogue(config).targets.items():
+        if "switch_glu" not in name:  # transformers fuses the experts
+            shape = targets[-1].source_shape
+            infos.append(TensorInfo(name, dtype, shape, Path(WEIGHTS), 0, 2 * math.prod(shape)))
+    return infos
+
+
+def e2b_header() -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Names, dtypes and shapes of all 2011 tensors of the published E2B-it, from its header."""
+    with (TESTS / "facts" / "e2b-it.tensors.tsv").open() as stream:
+        return dict(_expand(csv.DictReader(stream, delimiter="\t")))
+
+
+def _expand(rows: csv.DictReader[str]) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+    for row in rows:
+        shape = tuple(json.loads(row["shape"]))
+        for number in _numbers(row["layers"]):
+            yield row["pattern"].replace(".N.", f".{number}."), (row["dtype"], shape)
+
+
+def _numbers(text: str | None) -> list[str]:
+    if not text:
+        return [""]
+    numbers = []
+    for span in text.split(","):
+        first, _, last = span.partition("-")
+        numbers += [str(number) for number in range(int(first), int(last or first) + 1)]
+    return numbers
+
+
+def copy_of(kind: str, to: Path) -> Path:
+    """A sample checkpoint of one's own, to break."""
+    return Path(shutil.copytree(CHECKPOINTS / kind, to))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def edit_json(path: Path, edit: Callable[[Any], object]) -> None:
+    """Change a JSON file in place."""
+    document = read_json(path)
+    edit(document)
+    path.write_text(json.dumps(document))
+
+
+def read_tensors(folder: Path) -> Tensors:
+    """Every tensor of a checkpoint's shards."""
+    tensors: Tensors = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        tensors.update(load_file(shard))
+    return tensors
+
+
+def edit_tensors(folder: Path, edit: Callable[[Tensors], object]) -> None:
+    """Change the tensors of a single-file checkpoint."""
+    tensors = read_tensors(folder)
+    edit(tensors)
+    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, folder / WEIGHTS)
+
+
+def rename_tensors(folder: Path, rename: Callable[[str], str]) -> None:
+    """Give the tensors of a single-file checkpoint other names."""
+
+    def edit(tensors: Tensors) -> None:
+        renamed = {rename(name): array for name, array in tensors.items()}
+        tensors.clear()
+        tensors.update(renamed)
+
+    edit_tensors(folder, edit)
+
+
+def saved_form(folder: Path) -> None:
+    """Turn a checkpoint as Google ships it into what transformers' `save_pretrained` writes."""
+    config = ModelConfig.from_dict(read_json(folder / "config.json"))
+    text = config.text
+
+    def edit(document: Any) -> None:
+        block = document["text_config"]
+        head_dim, heads = block.pop("global_head_dim"), block.pop("num_global_key_value_heads", None)
+        override = {"head_dim": head_dim, **({"num_key_value_heads": heads} if text.attention_k_eq_v else {})}
+        full = [layer.index for layer in text.layers if not layer.is_sliding]
+        block["per_layer_config"] = {f"{index:02d}": override for index in full}
+        document.pop("eoa_token_id", None)
+
+    edit_json(folder / "config.json", edit)
+    shared = tuple(f".{layer.index}.self_attn.{leaf}" for layer in text.layers for leaf in KV_LEAVES if layer.shares_kv)
+    edit_tensors(folder, lambda tensors: _remove(tensors, shared))
+
+
+KV_LEAVES = ("k_proj.weight", "v_proj.weight", "k_norm.weight")
+
+
+def _remove(tensors: Tensors, endings: tuple[str, ...]) -> None:
+    for name in [name for name in tensors if "language_model" in name and name.endswith(endings)]:
+        del tensors[name]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def weights_and_index(folder: Path) -> dict[str, str]:
+    """SHA-256 of the shards and the index."""
+    return {name: digest for name, digest in digests(folder).items() if ".safetensors" in name}
+
+
+def only_error_line(text: str) -> str:
+    """The one line that a failed command may print."""
+    lines = text.splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].startswith("g4convert: "), text
+    return lines[0]
