@@ -132,6 +132,45 @@ def hf_to_mlx(
     )
 
 
+@cli.command(epilog="Example: g4convert run gemma-4-E2B-it-4bit -p 'What is the capital of France?'")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-p", "--prompt", help="A question; for a base model the text to continue.")
+@click.option("--messages", type=click.Path(path_type=Path), metavar="FILE.json", help="A conversation to answer.")
+@click.option("--max-tokens", type=int, default=256, show_default=True, help="The most tokens to generate.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most likely token.")
+@click.option("--seed", type=int, help="Repeats the answer of a temperature above 0.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def run(
+    model: Path,
+    prompt: str | None,
+    messages: Path | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Answer a prompt with the converted checkpoint in the folder MODEL, and say how fast."""
+    from ..loaders import Sampling
+    from ..loaders import run as answer
+    from .report import rates
+
+    question = messages if prompt is None else prompt
+    if question is None or (prompt is not None and messages is not None):
+        raise UsageError("one prompt is needed", where="run", fix="give either -p TEXT or --messages FILE.json")
+    generation = answer(
+        model,
+        prompt=question,
+        max_tokens=max_tokens,
+        sampling=Sampling(temperature=temperature, seed=seed),
+        write=None if as_json else lambda piece: click.echo(piece, nl=False),
+    )
+    if as_json:
+        click.echo(json.dumps(generation.to_dict(), indent=2, ensure_ascii=False))
+        return
+    click.echo()
+    click.echo(rates(generation), err=True)
+
+
 def _say(text: Callable[[], str], document: Callable[[], Any], *, as_json: bool, quiet: bool) -> None:
     if as_json:
         click.echo(json.dumps(document(), indent=2))

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..loaders.config import GEMMA4, ModelConfig, UnifiedAudioConfig, UnifiedVisionConfig
 from ..schemas.errors import ConfigError
+from .inventory import NOT_REQUESTED
 from .plan import ConversionPlan, wanted_parts
 
 Json = dict[str, Any]
 
 
-def output_config(source: Mapping[str, Any], plan: ConversionPlan) -> tuple[Json, Json]:
+@dataclass(frozen=True)
+class OutputConfig:
+    """The config of the output, and how it differs from the source's.
+
+    Attributes:
+        document: what `config.json` will hold.
+        additions: keys that were added, with their values, by JSON path.
+        removals: keys of the source that are gone or null, with the reason, by JSON path.
+    """
+
+    document: Json
+    additions: Json
+    removals: dict[str, str]
+
+
+def output_config(source: Mapping[str, Any], plan: ConversionPlan) -> OutputConfig:
     """Rewrite a config for the output.
 
     Args:
         source: the parsed `config.json` of the source.
         plan: what is converted.
 
-    Returns:
-        The new document, and what was added, by JSON path.
-
     Raises:
         ConfigError: a key that runtimes read contradicts the rest, so they would load another model.
     """
     document = copy.deepcopy(dict(source))
     additions = _add_missing(document, plan.config)
-    _close_sections(document, plan)
-    document.pop("quantization", None)
-    document.pop("quantization_config", None)
+    removals = {**_close_sections(document, plan), **_drop_metadata(document)}
     if plan.recipe.default is not None:
         block = quantization_block(plan)
         document["quantization"] = block
         document["quantization_config"] = copy.deepcopy(block)
-    return document, additions
+    return OutputConfig(document, additions, removals)
 
 
 def quantization_block(plan: ConversionPlan) -> Json:
@@ -81,12 +93,20 @@ def runtime_keys(config: ModelConfig) -> Iterator[tuple[str | None, str, Any]]:
             yield "audio_config", key, config.audio.audio_embed_dim
 
 
-def _close_sections(document: Json, plan: ConversionPlan) -> None:
+def _close_sections(document: Json, plan: ConversionPlan) -> dict[str, str]:
     """A modality that was left out has no section; its token ids stay, for the tokenizer still knows them."""
     if plan.config.text_only:
-        return
-    for part in {"vision", "audio"} - wanted_parts(plan.modalities):
-        document[f"{part}_config"] = None
+        return {}
+    left_out = {"vision", "audio"} - wanted_parts(plan.modalities)
+    closed = sorted(f"{part}_config" for part in left_out if document.get(f"{part}_config") is not None)
+    document.update(dict.fromkeys(closed))
     if plan.config.family == GEMMA4 and document.get("vision_config") is None:
         # mlx-vlm 0.7.10 fails on null; it, mlx-lm and transformers all take absence for it.
         document.pop("vision_config", None)
+    return {f"$.{section}": NOT_REQUESTED for section in closed}
+
+
+def _drop_metadata(document: Json) -> dict[str, str]:
+    """Google's QAT repositories carry a `quantization_config` without a method, which mlx-lm fails on."""
+    metadata = document.pop("quantization_config", None)
+    return {} if metadata is None else {"$.quantization_config": "metadata that names no quantization method"}

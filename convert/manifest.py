@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
-from .document import Json
+from .document import Json, OutputConfig
 from .plan import ConversionPlan, OutputTensor, Step
 from .source import Source
 
@@ -28,7 +28,7 @@ def conversion_manifest(
     plan: ConversionPlan,
     *,
     options: Json,
-    additions: Json,
+    config: OutputConfig,
     digests: Mapping[str, str],
     sidecars: Mapping[str, str],
 ) -> Json:
@@ -38,7 +38,7 @@ def conversion_manifest(
         source: what was converted.
         plan: what was planned.
         options: what the call asked for, without what does not change the bytes.
-        additions: keys added to `config.json`, by JSON path.
+        config: the output's config, and how it differs from the source's.
         digests: SHA-256 of every output tensor's bytes.
         sidecars: SHA-256 of every copied file.
     """
@@ -47,7 +47,8 @@ def conversion_manifest(
         "generator": {"name": "g4convert", "version": package_version(), "rule": RULE},
         "source": {"id": source.repo_id, "commit": source.commit},
         "options": options,
-        "config_additions": additions,
+        "config_additions": config.additions,
+        "config_removals": config.removals,
         "shards": {shard.file: {"bytes": shard.nbytes} for shard in plan.shards},
         "tensors": dict(sorted(_tensors(plan, digests))),
         "dropped": {drop.source.name: drop.reason for drop in plan.drops},

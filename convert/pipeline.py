@@ -15,7 +15,7 @@ from pathlib import Path
 from ..loaders.checkpoint import TensorInfo, pread_exactly
 from ..schemas.errors import TensorError, UsageError
 from .chunks import Chunk, Piece, convert, cut, read
-from .document import Json, output_config
+from .document import Json, OutputConfig, output_config
 from .inventory import Drop, take_inventory
 from .manifest import MANIFEST, RULE, conversion_manifest, index, package_version
 from .memory import WAITING, chunk_bytes
@@ -51,13 +51,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A conversion that has been planned; `document` is the output's config, `additions` what it adds."""
+    """A conversion that has been planned; `config` is the output's."""
 
     source: Source
     plan: ConversionPlan
     options: Options
-    document: Json
-    additions: Json
+    config: OutputConfig
 
 
 def prepare(source: str | Path, options: Options, *, revision: str | None = None) -> Conversion:
@@ -78,8 +77,7 @@ def prepare(source: str | Path, options: Options, *, revision: str | None = None
         modalities=options.modalities,
         max_shard_size=options.max_shard_size,
     )
-    document, additions = output_config(opened.document, plan)
-    return Conversion(opened, plan, options, document, additions)
+    return Conversion(opened, plan, options, output_config(opened.document, plan))
 
 
 def choose_recipe(options: Options) -> Recipe:
@@ -269,14 +267,14 @@ def _write_small_files(work: WorkFolder, conversion: Conversion, sidecars: Mappi
     plan = conversion.plan
     for name, data in sidecars.items():
         work.write_file(name, data)
-    work.write_file(CONFIG, dump(conversion.document))
+    work.write_file(CONFIG, dump(conversion.config.document))
     work.write_file(INDEX, dump(index(plan)))
     digests = {name: digest for tensors in work.done.values() for name, digest in tensors.items()}
     manifest = conversion_manifest(
         conversion.source,
         plan,
         options=_recorded(conversion),
-        additions=conversion.additions,
+        config=conversion.config,
         digests=digests,
         sidecars={name: hashlib.sha256(data).hexdigest() for name, data in sidecars.items()},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .document import Json
 from .manifest import summary
@@ -12,10 +13,13 @@ from .pipeline import Conversion
 from .plan import ConversionPlan
 from .recipe import Quantization
 
+if TYPE_CHECKING:
+    from ..loaders import Generation
+
 
 def as_json(conversion: Conversion) -> Json:
     """The plan as one document, for `--json`."""
-    return {**summary(conversion.plan), "config_additions": conversion.additions}
+    return {**summary(conversion.plan), "config_additions": conversion.config.additions}
 
 
 def dry_run(conversion: Conversion) -> str:
@@ -40,6 +44,16 @@ def written(conversion: Conversion, output: Path) -> str:
         f"{_kept(plan)}; conversion.json says where every tensor came from.",
     ]
     return "\n".join(lines)
+
+
+def rates(generation: Generation) -> str:
+    """What an answer cost, in one line."""
+    stats = generation.stats
+    cut = "" if generation.finish_reason == "stop" else "; cut at --max-tokens"
+    return (
+        f"prefill {count(stats.prompt_tokens, 'token')}, {stats.prefill_tokens_per_second:.1f} tokens/s; "
+        f"decode {count(stats.generated_tokens, 'token')}, {stats.decode_tokens_per_second:.1f} tokens/s{cut}"
+    )
 
 
 def _head(plan: ConversionPlan) -> str:

@@ -48,8 +48,8 @@ class WorkFolder:
     """
 
     def __init__(self, output: Path, key: str) -> None:
-        self.output = output
-        self.path = output.parent / f".{output.name}.g4convert-unfinished"
+        self.output = Path(os.path.abspath(output))  # noqa: PTH100  # resolve() would follow links
+        self.path = self.output.with_name(f".{self.output.name}.g4convert-unfinished")
         self.key = key
         self.done: dict[str, Digests] = {}
 

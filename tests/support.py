@@ -66,6 +66,36 @@ def _numbers(text: str | None) -> list[str]:
     return numbers
 
 
+def sparse_e2b(folder: Path) -> Path:
+    """A checkpoint with the published E2B-it's header: 10.2 GB of zeros that take no room on the disk.
+
+    Config and processor are the published ones; the tokenizer, and so the ids of its tokens, are the sample's.
+    """
+    folder.mkdir()
+    with (folder / WEIGHTS).open("wb") as stream:
+        header, size = _header(e2b_header())
+        stream.write(header)
+        stream.truncate(len(header) + size)
+    document = json.loads((CONFIGS / "E2B-published.json").read_text())
+    sample = read_json(CHECKPOINTS / "e2b" / "config.json")
+    document.update({key: sample[key] for key in document if key.endswith(("token_id", "token_index"))})
+    (folder / "config.json").write_text(json.dumps(document))
+    shutil.copy(TESTS / "schemas/documents/processor_config/published.json", folder / "processor_config.json")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(CHECKPOINTS / "e2b" / name, folder)
+    return folder
+
+
+def _header(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, int]:
+    entries, position = {}, 0
+    for name, (dtype, shape) in sorted(tensors.items()):
+        end = position + 2 * math.prod(shape)
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text, position
+
+
 def copy_of(kind: str, to: Path) -> Path:
     """A sample checkpoint of one's own, to break."""
     return Path(shutil.copytree(CHECKPOINTS / kind, to))

@@ -16,7 +16,7 @@ from g4convert.convert.cli import main
 from g4convert.tests.support import WEIGHTS, Tensors, copy_of, edit_json, edit_tensors, only_error_line, read_tensors
 from safetensors.numpy import save_file
 
-Break = Callable[[Path], None]
+Break = Callable[[Path], object]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:

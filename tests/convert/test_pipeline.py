@@ -16,11 +16,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from g4convert.convert import Options, hf_to_mlx, pipeline, prepare
-from g4convert.convert.pipeline import Crew, ShardFile, write
+from g4convert.convert.pipeline import Crew, write
 from g4convert.convert.plan import Shard
 from g4convert.convert.quantize import STORAGE, Packed, dequantize
 from g4convert.convert.recipe import Quantization
-from g4convert.convert.writer import WorkFolder
+from g4convert.convert.writer import ShardFile, WorkFolder
 from g4convert.loaders.checkpoint import Checkpoint
 from g4convert.schemas import validate
 from g4convert.schemas.errors import OutputError, TensorError
@@ -353,8 +353,10 @@ def test_a_modality_left_out_is_gone_as_a_whole(
     assert {key for key in ("vision_config", "audio_config") if document.get(key)} == sections
     assert document["image_token_id"] == source["image_token_id"]
     assert (output / "processor_config.json").exists()
-    reasons = set(read_json(output / "conversion.json")["dropped"].values())
-    assert "modality not requested" in reasons
+    manifest = read_json(output / "conversion.json")
+    assert "modality not requested" in manifest["dropped"].values()
+    removed = {"$.vision_config", "$.audio_config"} - {f"$.{section}" for section in sections}
+    assert manifest["config_removals"] == dict.fromkeys(removed, "modality not requested")
 
 
 def test_a_copied_head_is_dropped_and_another_is_refused(converted: Convert, tmp_path: Path) -> None:
@@ -425,7 +427,7 @@ def size_of(path: Path) -> int:
 
 
 def test_finished_shards_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options, written = Options(max_shard_size=400_000), []
+    options, written = Options(max_shard_size=400_000), list[str]()
     original = pipeline._write_shard
 
     def until_the_third(work: WorkFolder, shard: Shard, crew: Crew) -> None:

@@ -6,6 +6,7 @@ import ml_dtypes
 import mlx.core as mx
 import numpy as np
 import pytest
+from g4convert.convert import kernels
 from g4convert.convert import quantize as rule
 from g4convert.convert.quantize import Packed, affine_block, dequantize, pack, quantize, unpack
 from g4convert.convert.recipe import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, Quantization
@@ -49,16 +50,29 @@ WEIGHTS = ("gaussian", "heavy-tailed", "many magnitudes", "one-sided", "few valu
 
 def read_by_mlx(packed: Packed, spec: Quantization) -> Floats:
     """What MLX makes of our bytes, in float32."""
-    as_mlx = [None if part is None else mx.array(part.astype(np.float32)) for part in (packed.scales, packed.biases)]
-    scales = mx.array(packed.scales) if packed.biases is None else as_mlx[0]
     words = mx.array(np.ascontiguousarray(packed.weight).view(np.uint32))
-    values = mx.dequantize(words, scales, as_mlx[1], spec.group_size, spec.bits, spec.mode, dtype=mx.float32)
-    return np.array(values)
+    affine = packed.biases is not None
+    scales = mx.array(packed.scales.astype(np.float32) if affine else packed.scales)
+    biases = None if packed.biases is None else mx.array(packed.biases.astype(np.float32))
+    return decode_by_mlx(words, scales, biases, spec)
+
+
+def decode_by_mlx(words: mx.array, scales: mx.array, biases: mx.array | None, spec: Quantization) -> Floats:
+    return np.array(mx.dequantize(words, scales, biases, spec.group_size, spec.bits, spec.mode, dtype=mx.float32))
+
+
+def quantized_by_mlx(values: Floats, spec: Quantization) -> Floats:
+    """What `mx.quantize` keeps of bfloat16 weights, decoded in float32."""
+    words, scales, *biases = mx.quantize(mx.array(values).astype(mx.bfloat16), spec.group_size, spec.bits, spec.mode)
+    if not biases:
+        return decode_by_mlx(words, scales, None, spec)
+    return decode_by_mlx(words, scales.astype(mx.float32), biases[0].astype(mx.float32), spec)
 
 
 def squared_errors(decoded: Floats, values: Floats, group: int) -> NDArray[np.float64]:
     misses = decoded.astype(np.float64) - values
-    return (misses * misses).reshape(-1, group).sum(axis=1)
+    errors: NDArray[np.float64] = (misses * misses).reshape(-1, group).sum(axis=1)
+    return errors
 
 
 @pytest.mark.parametrize("spec", ALL_SPECS, ids=name)
@@ -74,9 +88,7 @@ def test_mlx_reads_what_we_meant(spec: Quantization) -> None:
 @pytest.mark.parametrize("spec", AFFINE_SPECS, ids=name)
 def test_no_group_is_worse_than_mlx(spec: Quantization, kind: str) -> None:
     values = weights(kind)
-    codes, scales, biases = mx.quantize(mx.array(values).astype(mx.bfloat16), spec.group_size, spec.bits)
-    wide = (scales.astype(mx.float32), biases.astype(mx.float32))
-    theirs = np.array(mx.dequantize(codes, *wide, spec.group_size, spec.bits))
+    theirs = quantized_by_mlx(values, spec)
 
     ours = dequantize(quantize(values, spec, "BF16"), spec)
 
@@ -86,7 +98,7 @@ def test_no_group_is_worse_than_mlx(spec: Quantization, kind: str) -> None:
         assert our_errors.sum() < 0.97 * their_errors.sum()
 
 
-@pytest.mark.skipif(rule.affine_kernel is None, reason="numba, the extra `fast`, is not installed")
+@pytest.mark.skipif(kernels.affine_kernel is None, reason="numba, the extra `fast`, is not installed")
 @pytest.mark.parametrize("storage", ["BF16", "F32"])
 @pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("spec", AFFINE_SPECS, ids=name)
@@ -159,8 +171,7 @@ def test_codes_are_the_nearest_for_the_stored_scale_and_bias(spec: Quantization)
 def test_shared_exponents_are_at_least_as_good_as_mlx(mode: str, kind: str) -> None:
     bits, group = FIXED_MODES[mode]
     spec, values = Quantization(bits, group, mode), weights(kind)
-    codes, scales = mx.quantize(mx.array(values).astype(mx.bfloat16), mode=mode)
-    theirs = np.array(mx.dequantize(codes, scales, None, group, bits, mode, dtype=mx.float32))
+    theirs = quantized_by_mlx(values, spec)
 
     ours = dequantize(quantize(values, spec, "BF16"), spec)
 

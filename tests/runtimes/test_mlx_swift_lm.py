@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlx_swift_lm import unmet
+from g4convert.tests.runtimes.mlx_swift_lm import unmet
 
 TABLE = json.loads(Path(__file__).with_name("mlx_swift_lm.json").read_text(encoding="utf-8"))
 DOCUMENTS = Path(__file__).parents[1] / "schemas" / "documents" / "config"
