@@ -6,7 +6,6 @@ without gaps. `mx.load` takes overlapping tensors, holes and trailing bytes; thi
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..schemas import read_json
+from ..schemas import parse_json, read_json
 from ..schemas.errors import CheckpointError, HeaderError, ShardError, SourceNotFoundError, UnsafeFileError
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -123,7 +122,7 @@ def _exactly(data: bytes, count: int, file: Path) -> bytes:
 
 def _parse_header(text: bytes, file: Path) -> dict[str, Any]:
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        header = parse_json(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise HeaderError(f"the header is not valid JSON: {error}", where=file.name) from None
     if not isinstance(header, dict):
@@ -132,13 +131,6 @@ def _parse_header(text: bytes, file: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise HeaderError("__metadata__ is not a map of strings", where=file.name)
     return header
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
-    return dict(pairs)
 
 
 def _tensor_info(name: str, entry: Any, start: int, file: Path) -> TensorInfo:

@@ -48,8 +48,37 @@ class RopeConfig:
         return cls(**_known(cls, document))
 
 
+class _Heads:
+    """Sizes that follow from the attention heads."""
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+
+    @property
+    def q_size(self) -> int:
+        """Output size of `q_proj`, input size of `o_proj`."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Output size of `k_proj` and `v_proj`."""
+        return self.num_key_value_heads * self.head_dim
+
+
+class _Clipping:
+    """What follows from `use_clipped_linears`."""
+
+    use_clipped_linears: bool
+
+    @property
+    def unclipped(self) -> bool:
+        """Whether the linear layers do not clip."""
+        return not self.use_clipped_linears
+
+
 @dataclass(frozen=True)
-class LayerConfig:
+class LayerConfig(_Heads):
     """The geometry of one decoder layer; `kv_source` is the layer whose keys and values it reads."""
 
     index: int
@@ -99,16 +128,6 @@ class LayerConfig:
     def has_experts(self) -> bool:
         """Whether a mixture of experts stands beside the dense MLP."""
         return self.num_experts > 0
-
-    @property
-    def q_size(self) -> int:
-        """Output size of `q_proj`, input size of `o_proj`."""
-        return self.num_attention_heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        """Output size of `k_proj` and `v_proj`."""
-        return self.num_key_value_heads * self.head_dim
 
     @property
     def moe_fused_size(self) -> int:
@@ -304,7 +323,7 @@ def _divides(part: int, whole: int, name: str, of: str) -> None:
 
 
 @dataclass(frozen=True)
-class VisionConfig:
+class VisionConfig(_Heads, _Clipping):
     """The vision tower of E2B and E4B (clipped linears) and of 26B-A4B and 31B (`standardize`)."""
 
     hidden_size: int
@@ -334,21 +353,6 @@ class VisionConfig:
         return config
 
     @property
-    def q_size(self) -> int:
-        """Output size of `q_proj`, input size of `o_proj`."""
-        return self.num_attention_heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        """Output size of `k_proj` and `v_proj`."""
-        return self.num_key_value_heads * self.head_dim
-
-    @property
-    def unclipped(self) -> bool:
-        """Whether the linear layers do not clip."""
-        return not self.use_clipped_linears
-
-    @property
     def patch_features(self) -> int:
         """Values in one RGB patch."""
         return 3 * self.patch_size**2
@@ -360,7 +364,7 @@ class VisionConfig:
 
 
 @dataclass(frozen=True)
-class AudioConfig:
+class AudioConfig(_Clipping):
     """The audio tower of E2B and E4B, a Conformer."""
 
     hidden_size: int
@@ -391,11 +395,6 @@ class AudioConfig:
         config = cls(**{**known, "subsampling_conv_channels": tuple(known["subsampling_conv_channels"])})
         _divides(config.num_attention_heads, config.hidden_size, "audio_config: attention heads", "hidden size")
         return config
-
-    @property
-    def unclipped(self) -> bool:
-        """Whether the linear layers do not clip."""
-        return not self.use_clipped_linears
 
     @property
     def head_dim(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from .errors import ConfigError
 from .explain import clearest, explain, json_path
 
-__all__ = ["load_schema", "read_json", "validate"]
+__all__ = ["load_schema", "parse_json", "read_json", "validate"]
 
 
 @cache
@@ -29,7 +29,7 @@ def read_json(path: Path) -> Any:
         ConfigError: the file is missing, is not UTF-8, or is not JSON; a key stands twice in one object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("the file is missing", where=path.name) from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
@@ -38,12 +38,22 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"not valid JSON: {error}", where=path.name) from None
 
 
+def parse_json(text: str) -> Any:
+    """Parse JSON as the standard has it: no NaN, and no key twice in one object.
+
+    Raises:
+        ValueError: the text is something else.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
+    document: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in document:
+            raise ValueError(f"the key {key!r} stands twice")
+        document[key] = value
     return document
 
 

@@ -1,0 +1,41 @@
+"""The whole network of a checkpoint: the language model and what its config says it can see and hear."""
+
+from __future__ import annotations
+
+from .audio import AudioTower
+from .config import AudioConfig, ModelConfig, UnifiedVisionConfig, VisionConfig
+from .module import Module
+from .text import LanguageModel
+from .unified import VisionEmbedder
+from .vision import MultimodalEmbedder, VisionTower
+
+
+class MultimodalModel(Module):
+    """`gemma4` and `gemma4_unified`; a modality that the config lacks has no modules."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.language_model = LanguageModel(config.text)
+        if isinstance(config.vision, VisionConfig):
+            self.vision_tower = VisionTower(config.vision)
+        if isinstance(config.vision, UnifiedVisionConfig):
+            self.vision_embedder = VisionEmbedder(config.vision)
+        if isinstance(config.audio, AudioConfig):
+            self.audio_tower = AudioTower(config.audio)
+        if config.vision is not None:
+            self.embed_vision = MultimodalEmbedder(config.vision.output_size, config.text.hidden_size)
+        if config.audio is not None:
+            self.embed_audio = MultimodalEmbedder(config.audio.output_size, config.text.hidden_size)
+
+
+Network = LanguageModel | MultimodalModel
+
+
+def build(config: ModelConfig) -> Network:
+    """The network of a checkpoint, with weights yet to be loaded."""
+    return LanguageModel(config.text) if config.text_only else MultimodalModel(config)
+
+
+def language_model(network: Network) -> LanguageModel:
+    """The part of a network that reads and writes text."""
+    return network if isinstance(network, LanguageModel) else network.language_model
