@@ -1,4 +1,4 @@
-"""The affine rule once more, compiled by numba where it is installed: the same bytes, several times faster.
+"""The affine rule once more, compiled by numba where it is installed: the same bytes, an order of magnitude faster.
 
 Each step stands in `quantize.affine_block` in numpy, in the same order; tests compare the two bit for bit. Lanes of
 groups are worked on side by side, so that the compiler vectorises over groups and sums still run in index order.
@@ -16,7 +16,11 @@ try:
 except ImportError:  # the extra `fast` is not installed
     njit = None  # type: ignore[assignment]
 
-LANES = 16
+# Wide enough for the compiler to vectorise over them, narrow enough for a tile of groups to stay in the cache.
+LANES = 64
+
+# Rows of the sums that are kept for each lane.
+ERROR, SUM_Q, SUM_QQ, SUM_QW = 0, 1, 2, 3
 
 affine_kernel: Callable[..., None] | None = None
 
@@ -24,26 +28,28 @@ if njit is not None:
     compiled = njit(nogil=True, cache=True, fastmath=False, error_model="numpy")
 
     @compiled
-    def _store(source: Any, to_bfloat16: bool, target: Any, scratch: Any) -> None:
-        """Round to float32, then to the storage dtype, nearest even."""
-        bits = scratch.view(np.uint32)
-        for lane in range(LANES):
-            scratch[lane] = np.float32(source[lane])
-        if to_bfloat16:
-            for lane in range(LANES):
-                odd = (bits[lane] >> np.uint32(16)) & np.uint32(1)
-                bits[lane] = (bits[lane] + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
-        for lane in range(LANES):
-            target[lane] = np.float64(scratch[lane])
+    def _load(groups: Any, start: int, lanes: int, weights: Any) -> None:
+        """A tile of groups, one a column."""
+        for lane in range(lanes):
+            for index in range(weights.shape[0]):
+                weights[index, lane] = groups[start + lane, index]
 
     @compiled
-    def _edge_fit(weights: Any, levels: int, scale: Any, bias: Any) -> None:
+    def _extremes(weights: Any, low: Any, high: Any, total: Any) -> None:
         for lane in range(LANES):
-            low = high = weights[0, lane]
-            for index in range(1, weights.shape[0]):
-                low = min(low, weights[index, lane])
-                high = max(high, weights[index, lane])
-            low32, high32 = np.float32(low), np.float32(high)
+            low[lane] = high[lane] = weights[0, lane]
+            total[lane] = 0.0
+        for index in range(weights.shape[0]):
+            for lane in range(LANES):
+                weight = weights[index, lane]
+                low[lane] = min(low[lane], weight)
+                high[lane] = max(high[lane], weight)
+                total[lane] += weight
+
+    @compiled
+    def _edge_fit(low: Any, high: Any, levels: int, scale: Any, bias: Any) -> None:
+        for lane in range(LANES):
+            low32, high32 = np.float32(low[lane]), np.float32(high[lane])
             step = max((high32 - low32) / np.float32(levels), np.float32(1e-7))
             negative = abs(low32) > abs(high32)
             signed = step if negative else -step
@@ -55,75 +61,107 @@ if njit is not None:
                 scale[lane], bias[lane] = edge / code, edge
 
     @compiled
-    def _encode(weights: Any, scale: Any, bias: Any, levels: int, codes: Any, error: Any) -> None:
+    def _store(values: Any, to_bfloat16: bool, scratch: Any) -> None:
+        """Round to float32, then to the storage dtype, nearest even."""
+        bits = scratch.view(np.uint32)
         for lane in range(LANES):
-            error[lane] = 0.0
-        for index in range(weights.shape[0]):
+            scratch[lane] = np.float32(values[lane])
+        if to_bfloat16:
             for lane in range(LANES):
-                divisor = 1.0 if scale[lane] == 0 else scale[lane]
-                code = np.rint((weights[index, lane] - bias[lane]) / divisor)
-                code = min(max(code, 0.0), np.float64(levels))
-                codes[index, lane] = code
-                miss = np.float64(np.float32(weights[index, lane] - (scale[lane] * code + bias[lane])))
-                error[lane] += miss * miss
+                odd = (bits[lane] >> np.uint32(16)) & np.uint32(1)
+                bits[lane] = (bits[lane] + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
+        for lane in range(LANES):
+            values[lane] = np.float64(scratch[lane])
 
     @compiled
-    def _least_squares(weights: Any, codes: Any, scale: Any, bias: Any, sums: Any) -> None:
-        count = np.float64(weights.shape[0])
+    def _invert(scale: Any, inverse: Any) -> None:
+        for lane in range(LANES):
+            inverse[lane] = 1.0 / (1.0 if scale[lane] == 0 else scale[lane])
+
+    @compiled
+    def _measure(weights: Any, scale: Any, bias: Any, inverse: Any, levels: int, sums: Any) -> None:
+        """Choose codes, and keep their squared error and what a refit needs; the codes themselves are not kept."""
+        top = np.float64(levels)
         sums[:] = 0.0
         for index in range(weights.shape[0]):
             for lane in range(LANES):
-                weight, code = weights[index, lane], codes[index, lane]
-                sums[0, lane] += weight
-                sums[1, lane] += code
-                sums[2, lane] += code * code
-                sums[3, lane] += code * weight
+                weight = weights[index, lane]
+                code = min(max(np.rint((weight - bias[lane]) * inverse[lane]), 0.0), top)
+                miss = np.float64(np.float32(weight - (scale[lane] * code + bias[lane])))
+                sums[ERROR, lane] += miss * miss
+                sums[SUM_Q, lane] += code
+                sums[SUM_QQ, lane] += code * code
+                sums[SUM_QW, lane] += code * weight
+
+    @compiled
+    def _least_squares(total: Any, sums: Any, size: int, scale: Any, bias: Any) -> None:
+        count = np.float64(size)
         for lane in range(LANES):
-            sum_w, sum_q = np.float64(np.float32(sums[0, lane])), sums[1, lane]
-            determinant = count * sums[2, lane] - sum_q * sum_q
+            sum_w, sum_q = np.float64(np.float32(total[lane])), sums[SUM_Q, lane]
+            determinant = count * sums[SUM_QQ, lane] - sum_q * sum_q
             divisor = 1.0 if determinant == 0 else determinant
-            scale[lane] = np.float64(np.float32((count * sums[3, lane] - sum_q * sum_w) / divisor))
+            scale[lane] = np.float64(np.float32((count * sums[SUM_QW, lane] - sum_q * sum_w) / divisor))
             bias[lane] = (sum_w - scale[lane] * sum_q) / count
 
     @compiled
+    def _adopt(scale: Any, bias: Any, sums: Any, new_scale: Any, new_bias: Any, new_sums: Any) -> bool:
+        """Take the new fit where it is better."""
+        any_better = False
+        for lane in range(LANES):
+            if new_sums[ERROR, lane] < sums[ERROR, lane] * (1 - 2.0**-20):
+                any_better = True
+                scale[lane], bias[lane] = new_scale[lane], new_bias[lane]
+                for row in range(sums.shape[0]):
+                    sums[row, lane] = new_sums[row, lane]
+        return any_better
+
+    @compiled
+    def _encode(weights: Any, bias: Any, inverse: Any, levels: int, codes: Any) -> None:
+        top = np.float64(levels)
+        for index in range(weights.shape[0]):
+            for lane in range(LANES):
+                code = np.rint((weights[index, lane] - bias[lane]) * inverse[lane])
+                codes[index, lane] = np.uint8(min(max(code, 0.0), top))
+
+    @compiled
     def _pack(codes: Any, lane: int, bits: int, packed: Any) -> None:
-        word, filled, place = np.int64(0), 0, 0
-        for index in range(codes.shape[0]):
-            word |= np.int64(codes[index, lane]) << filled
-            filled += bits
-            while filled >= 8:
-                packed[place] = word & 255
-                word, filled, place = word >> 8, filled - 8, place + 1
+        """Eight codes fill `bits` bytes, low bits first."""
+        for eight in range(codes.shape[0] // 8):
+            word = np.uint64(0)
+            for place in range(8):
+                word |= np.uint64(codes[8 * eight + place, lane]) << np.uint64(place * bits)
+            for byte in range(bits):
+                packed[eight * bits + byte] = np.uint8((word >> np.uint64(8 * byte)) & np.uint64(255))
 
     @compiled
     def _compiled_affine(
         groups: Any, bits: int, to_bfloat16: bool, refits: int, packed: Any, scales: Any, biases: Any
     ) -> None:
         size, levels = groups.shape[1], 2**bits - 1
-        weights = np.zeros((size, LANES))
-        codes, other_codes = np.zeros((size, LANES)), np.zeros((size, LANES))
-        scale, bias, error = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
-        other_scale, other_bias, other_error = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
-        sums, scratch = np.zeros((4, LANES)), np.zeros(LANES, np.float32)
+        weights, codes = np.zeros((size, LANES)), np.zeros((size, LANES), np.uint8)
+        low, high, total, inverse = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+        scale, bias, sums = np.zeros(LANES), np.zeros(LANES), np.zeros((4, LANES))
+        new_scale, new_bias, new_sums = np.zeros(LANES), np.zeros(LANES), np.zeros((4, LANES))
+        scratch = np.zeros(LANES, np.float32)
         for start in range(0, groups.shape[0], LANES):
             lanes = min(LANES, groups.shape[0] - start)
-            for lane in range(lanes):
-                for index in range(size):
-                    weights[index, lane] = groups[start + lane, index]
-            _edge_fit(weights, levels, scale, bias)
-            _store(scale, to_bfloat16, scale, scratch)
-            _store(bias, to_bfloat16, bias, scratch)
-            _encode(weights, scale, bias, levels, codes, error)
+            _load(groups, start, lanes, weights)
+            _extremes(weights, low, high, total)
+            _edge_fit(low, high, levels, scale, bias)
+            _store(scale, to_bfloat16, scratch)
+            _store(bias, to_bfloat16, scratch)
+            _invert(scale, inverse)
+            _measure(weights, scale, bias, inverse, levels, sums)
             for _ in range(refits):
-                _least_squares(weights, codes, other_scale, other_bias, sums)
-                _store(other_scale, to_bfloat16, other_scale, scratch)
-                _store(other_bias, to_bfloat16, other_bias, scratch)
-                _encode(weights, other_scale, other_bias, levels, other_codes, other_error)
-                for lane in range(lanes):
-                    if other_error[lane] < error[lane] * (1 - 2.0**-20):
-                        scale[lane], bias[lane] = other_scale[lane], other_bias[lane]
-                        error[lane] = other_error[lane]
-                        codes[:, lane] = other_codes[:, lane]
+                _least_squares(total, sums, size, new_scale, new_bias)
+                _store(new_scale, to_bfloat16, scratch)
+                _store(new_bias, to_bfloat16, scratch)
+                _invert(new_scale, inverse)
+                _measure(weights, new_scale, new_bias, inverse, levels, new_sums)
+                if not _adopt(scale, bias, sums, new_scale, new_bias, new_sums):
+                    break
+            _invert(scale, inverse)
+            _encode(weights, bias, inverse, levels, codes)
             for lane in range(lanes):
                 _pack(codes, lane, bits, packed[start + lane])
                 scales[start + lane], biases[start + lane] = scale[lane], bias[lane]

@@ -5,7 +5,7 @@ give other bytes on another machine. The affine rule here:
 
 1. Fit scale and bias to the group's extremes so that zero is exactly a code (the rule of MLX's CPU kernel, in float32),
    and round both to the dtype in which they are stored.
-2. Choose every code against the *stored* scale and bias: the nearest one, ties to even.
+2. Choose every code against the *stored* scale and bias: the nearest one.
 3. Refit scale and bias to those codes by least squares, store, choose codes again; keep the refit where it lowers the
    group's squared error, and repeat (`REFITS` times).
 
@@ -174,9 +174,9 @@ def _encode(
 ) -> _Fit:
     """The nearest codes for the scale and bias as stored."""
     stored_scale, stored_bias = _store(scale, storage), _store(bias, storage)
-    divisor = np.where(stored_scale == 0, 1.0, stored_scale)
+    inverse = 1.0 / np.where(stored_scale == 0, 1.0, stored_scale)
     with np.errstate(invalid="ignore", over="ignore"):
-        codes = np.clip(np.rint((weights - stored_bias) / divisor), 0, levels)
+        codes = np.clip(np.rint((weights - stored_bias) * inverse), 0, levels)
         misses = (weights - (stored_scale * codes + stored_bias)).astype(np.float32).astype(np.float64)
     return _Fit(stored_scale, stored_bias, codes, _in_order(misses * misses))
 

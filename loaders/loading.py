@@ -36,6 +36,9 @@ HEADER_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 CLIP_BOUNDS = (".input_min", ".input_max", ".output_min", ".output_max")
 PLE_TABLE = "embed_tokens_per_layer.weight"
 
+# How transformers begins the names of a multimodal checkpoint, and MLX never does.
+UNCONVERTED = ("model.language_model.", "model.vision_tower.", "model.audio_tower.")
+
 QUANTIZATION_KEYS = {"group_size", "bits", "mode"}
 
 Tensors = Mapping[str, TensorInfo]
@@ -81,6 +84,7 @@ def load(path: str | Path, *, dtype: str | None = None) -> LoadedModel:
     """
     folder = Path(path)
     checkpoint = Checkpoint.open(folder)
+    _check_converted(folder, checkpoint.tensors)
     config = read_config(folder)
     network = build(config)
     quantize(network, config.quantization, checkpoint.tensors)
@@ -91,6 +95,13 @@ def load(path: str | Path, *, dtype: str | None = None) -> LoadedModel:
     network.eval()
     mx.eval(language_model(network).parameters())
     return LoadedModel(network, config, PromptFormat.open(folder, config), chosen)
+
+
+def _check_converted(folder: Path, tensors: Tensors) -> None:
+    if any(name.startswith(UNCONVERTED) for name in tensors):
+        raise UsageError(
+            "this is a Hugging Face checkpoint", where=folder, fix="convert it first, with g4convert hf-to-mlx"
+        )
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -124,6 +124,11 @@ def edit_tensors(folder: Path, edit: Callable[[Tensors], object]) -> None:
     """Change the tensors of a single-file checkpoint."""
     tensors = read_tensors(folder)
     edit(tensors)
+    write_tensors(folder, tensors)
+
+
+def write_tensors(folder: Path, tensors: Tensors) -> None:
+    """Replace the weights of a single-file checkpoint."""
     save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, folder / WEIGHTS)
 
 

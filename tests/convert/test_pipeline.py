@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -23,7 +24,7 @@ from g4convert.convert.recipe import Quantization
 from g4convert.convert.writer import ShardFile, WorkFolder
 from g4convert.loaders.checkpoint import Checkpoint
 from g4convert.schemas import validate
-from g4convert.schemas.errors import OutputError, TensorError
+from g4convert.schemas.errors import NonFiniteError, OutputError, TensorError
 from g4convert.tests.support import (
     CHECKPOINTS,
     KINDS,
@@ -36,11 +37,13 @@ from g4convert.tests.support import (
     rename_tensors,
     saved_form,
     weights_and_index,
+    write_tensors,
 )
 from safetensors import safe_open
 
 Convert = Callable[..., Path]
 PLAIN = Options(quantize=False)
+COMMAND = [sys.executable, "-c", "from g4convert.convert.cli import main; main()", "hf-to-mlx"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -215,6 +218,15 @@ def test_workers_chunks_and_runs_do_not_change_a_byte(
         assert digests(output) == expected
 
 
+@pytest.mark.parametrize("bound", ["400MB", "1GB"])
+def test_a_memory_bound_does_not_change_a_byte(bound: str, converted: Convert, tmp_path: Path) -> None:
+    command = [*COMMAND, str(CHECKPOINTS / "e2b"), str(tmp_path / "out"), "--max-memory", bound]
+
+    subprocess.run(command, check=True, capture_output=True)
+
+    assert digests(tmp_path / "out") == digests(converted("e2b"))
+
+
 @pytest.mark.parametrize("kind", ["e2b", "e4b"])
 @pytest.mark.parametrize("options", [Options(), PLAIN], ids=["4-bit", "plain"])
 def test_both_forms_of_a_config_give_the_same_weights(kind: str, options: Options, tmp_path: Path) -> None:
@@ -322,6 +334,36 @@ def test_dtype_is_that_of_everything_but_clip_bounds(dtype: str, converted: Conv
     assert others == {code, "U32"}
 
 
+@pytest.mark.parametrize("narrow", [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)])
+@pytest.mark.parametrize("kind", ["e2b", "26b-a4b"])
+def test_sources_of_any_float_dtype(kind: str, narrow: np.dtype[Any], tmp_path: Path) -> None:
+    """Float32 holds the same values as either narrow dtype, so the output is the same but for the clip bounds."""
+    outputs = []
+    for dtype in (narrow, np.dtype(np.float32)):
+        source = copy_of(kind, tmp_path / f"from {dtype}")
+        rounded = {name: array.astype(narrow) for name, array in read_tensors(source).items()}
+        widened = {name: array.astype(dtype) for name, array in rounded.items()}
+        write_tensors(source, widened)
+        hf_to_mlx(source, tmp_path / f"{dtype}", options=Options(dtype="bfloat16"))
+        hf_to_mlx(source, tmp_path / f"plain {dtype}", options=PLAIN)
+        assert {array.dtype for array in read_tensors(tmp_path / f"plain {dtype}").values()} == {dtype}
+        outputs.append(read_tensors(tmp_path / f"{dtype}"))
+
+    one, other = ({name: array.tobytes() for name, array in output.items()} for output in outputs)
+    different = {name for name in one if one[name] != other[name]}
+    assert different == {name for name in one if name.endswith(("put_min", "put_max"))}
+
+
+def test_a_value_too_large_for_float16_is_an_error(tmp_path: Path) -> None:
+    source = copy_of("31b", tmp_path / "source")
+    norm = "model.language_model.norm.weight"
+    edit_tensors(source, lambda tensors: tensors.update({norm: tensors[norm] * 1e6}))
+
+    with pytest.raises(NonFiniteError, match=r"norm\.weight holds a value too large for F16; choose --dtype bfloat16"):
+        hf_to_mlx(source, tmp_path / "out", options=Options(dtype="float16"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("mode", ["mxfp4", "mxfp8", "nvfp4"])
 def test_other_modes_have_byte_scales_and_no_biases(mode: str, converted: Convert) -> None:
     output = converted("e4b", mode=mode, recipe="uniform")
@@ -391,8 +433,6 @@ def test_an_untied_head_is_kept(tmp_path: Path) -> None:
 
 
 # -- interruption ------------------------------------------------------------------------------------------------------
-
-COMMAND = [sys.executable, "-c", "from g4convert.convert.cli import main; main()", "hf-to-mlx"]
 
 
 def test_killed_at_random_moments_it_finishes_with_the_same_bytes(converted: Convert, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from g4convert.tests.loaders.samples import (
     text_only,
     write_checkpoint,
 )
+from g4convert.tests.support import CHECKPOINTS
 
 TEXT = "language_model.model"
 GATE = f"{TEXT}.layers.0.mlp.gate_proj"
@@ -270,3 +271,8 @@ def test_a_dtype_that_the_cpu_lacks_is_refused(tmp_path: Path) -> None:
         assert load(folder).dtype == "float32"
         with pytest.raises(UsageError, match="experts in bfloat16"):
             load(folder, dtype="bfloat16")
+
+
+def test_an_unconverted_checkpoint_says_what_to_do() -> None:
+    with pytest.raises(UsageError, match="this is a Hugging Face checkpoint; convert it first"):
+        load(CHECKPOINTS / "e2b")
