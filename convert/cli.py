@@ -57,6 +57,8 @@ def main() -> None:
         _quit("interrupted; the same command goes on where it stopped", INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:  # what no command foresaw, an unreadable file for one
+        _quit(f"{error.filename or 'system'}: {error.strerror or error}", 2)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def open_source(source: str | Path, revision: str | None = None) -> Source:
         ConfigError: a JSON file breaks its schema or contradicts another.
         CheckpointError: the weights' files are damaged.
     """
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))  # noqa: PTH111  # Path.expanduser() fails on ~nobody
     if folder.is_dir():
         if revision is not None:
             raise UsageError("a folder has no revisions", where="--revision", fix="leave the option out")

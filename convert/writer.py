@@ -107,20 +107,17 @@ class WorkFolder:
             os.fsync(stream.fileno())
 
     def finish(self, *, overwrite: bool) -> None:
-        """Put the folder in its place, all at once."""
+        """Put the folder in its place, all at once; what stood there steps aside first."""
+        replaced = self.path.with_name(f"{self.path.name}-replaced")
         with disk_errors(self.output):
             (self.path / JOURNAL).unlink()
             _sync_folder(self.path)
-            replaced = self._step_aside() if overwrite and self.output.exists() else None
+            if overwrite and self.output.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+                self.output.rename(replaced)
             self.path.rename(self.output)
             _sync_folder(self.output.parent)
-            if replaced is not None:
-                shutil.rmtree(replaced)
-
-    def _step_aside(self) -> Path:
-        aside = self.path.with_name(self.path.name + "-replaced")
-        shutil.rmtree(aside, ignore_errors=True)
-        return self.output.rename(aside)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _sync_folder(path: Path) -> None:

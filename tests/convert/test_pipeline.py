@@ -521,6 +521,17 @@ def test_overwrite_replaces_a_checkpoint_and_nothing_else(converted: Convert, tm
     assert (other / "chapter.txt").read_text() == "dear"
 
 
+def test_overwriting_that_was_cut_short_is_cleared_away(converted: Convert, tmp_path: Path) -> None:
+    """Killed between the two renames: the old checkpoint stands aside, nothing stands at the output."""
+    aside = tmp_path / ".out.g4convert-unfinished-replaced"
+    copy_of("31b", aside)
+
+    hf_to_mlx(CHECKPOINTS / "e4b", tmp_path / "out", overwrite=True)
+
+    assert digests(tmp_path / "out") == digests(converted("e4b"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_full_disk_is_found_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = os.statvfs(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000, "total": usage.f_blocks})())
