@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ def size(_: click.Context, param: click.Parameter, value: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", value.upper())
     if match is None or match[2] not in UNITS:
         raise UsageError(f"{value!r} is not a size", where=param.opts[0], fix="write it like 400MB or 5GB")
-    return int(float(match[1]) * UNITS[match[2]])
+    return int(Decimal(match[1]) * UNITS[match[2]])
 
 
 def names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
@@ -44,7 +46,13 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; every error a user can meet is one line and status 2."""
     try:
-        status = cli.main(standalone_mode=False)
+        # Not cli.main(): click's own handlers would print more than one line, and give a closed pipe status 1.
+        with cli.make_context("g4convert", sys.argv[1:]) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
+        sys.exit(0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
     except G4ConvertError as error:
         _quit(str(error), 2)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -53,13 +61,14 @@ def main() -> None:
     except click.ClickException as error:
         hint = f"; see {error.ctx.command_path} --help" if isinstance(error, click.UsageError) and error.ctx else ""
         _quit(error.format_message().rstrip(".") + hint, 2)
-    except (KeyboardInterrupt, click.Abort):
-        _quit("interrupted; the same command goes on where it stopped", INTERRUPTED)
+    except KeyboardInterrupt as interruption:
+        _quit(str(interruption) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
+        # The reader has seen enough; the interpreter must not complain when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # what no command foresaw, an unreadable file for one
         _quit(f"{error.filename or 'system'}: {error.strerror or error}", 2)
-    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _quit(message: str, status: int) -> None:
@@ -72,9 +81,9 @@ def _quit(message: str, status: int) -> None:
 @click.argument("output", type=click.Path(path_type=Path), required=False)
 @click.option("--bits", type=int, help="Bits of a weight: 2, 3, 4, 5, 6 or 8 in affine mode.  [default: 4]")
 @click.option("--group-size", type=int, help="Weights that share a scale: 32, 64 or 128 in affine mode.  [default: 64]")
-@click.option("--mode", default="affine", show_default=True, help="affine, mxfp4, mxfp8 or nvfp4.")
+@click.option("--mode", help="affine, mxfp4, mxfp8 or nvfp4.  [default: affine]")
 @click.option("--no-quantize", is_flag=True, help="Keep the weights in floating point.")
-@click.option("--recipe", default="balanced", show_default=True, help="balanced, uniform, or a TOML file.")
+@click.option("--recipe", help="balanced, uniform, or a TOML file.  [default: balanced]")
 @click.option("--dtype", help="bfloat16, float16 or float32 for what stays floating.  [default: the source's]")
 @click.option(
     "--modalities", callback=names, metavar="NAMES", default=ALL_MODALITIES, show_default=True, help="What to keep."
@@ -117,15 +126,19 @@ def hf_to_mlx(
     if dry_run or output is None:
         _say(lambda: report.dry_run(conversion), lambda: report.as_json(conversion), as_json=as_json, quiet=quiet)
         return
-    with _bar(conversion, quiet=quiet) as progress:
-        write(
-            conversion,
-            output,
-            max_memory=max_memory,
-            workers=DEFAULT_WORKERS if workers is None else workers,
-            overwrite=overwrite,
-            progress=progress,
-        )
+    output = Path(os.path.expanduser(output))  # noqa: PTH111  # Path.expanduser() fails on ~nobody
+    try:
+        with _bar(conversion, quiet=quiet) as progress:
+            write(
+                conversion,
+                output,
+                max_memory=max_memory,
+                workers=DEFAULT_WORKERS if workers is None else workers,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
     _say(
         lambda: report.written(conversion, output),
         lambda: {**report.as_json(conversion), "output": str(output)},

@@ -108,5 +108,5 @@ def _close_sections(document: Json, plan: ConversionPlan) -> dict[str, str]:
 
 def _drop_metadata(document: Json) -> dict[str, str]:
     """Google's QAT repositories carry a `quantization_config` without a method, which mlx-lm fails on."""
-    metadata = document.pop("quantization_config", None)
-    return {} if metadata is None else {"$.quantization_config": "metadata that names no quantization method"}
+    blocks = [key for key in ("quantization", "quantization_config") if document.pop(key, None) is not None]
+    return {f"$.{key}": "metadata that names no quantization" for key in blocks}

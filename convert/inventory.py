@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from ..loaders.checkpoint import TensorInfo
 from ..loaders.config import ModelConfig
 from ..schemas.errors import MissingTensorError, TensorError, TensorShapeError, UnknownTensorError
 from .families import FAMILIES
-from .families.names import PARTS, canonical, mlx_name
+from .families.names import canonical, mlx_name
 from .families.rules import KEEP, Dropped, Form, Role, Rule, Shape, Table, Transform, holds, resolve
 
 NOT_REQUESTED = "modality not requested"
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -146,12 +149,18 @@ def _unwanted(name: str, config: ModelConfig, parts: frozenset[str], called_for:
     known = called_for.targets.get(name)
     if known is not None:
         return None if known[0].part in parts else NOT_REQUESTED
-    if not name.startswith(PARTS):
+    part = _part_of_pattern(config.family).get(NUMBER.sub("{}", name), "text")
+    if part == "text":
         return None
-    part = "audio" if "audio" in name.partition(".")[0] else "vision"
     if getattr(config, part) is None:
         return f"the config has no {part} section"
-    return None if part in parts else NOT_REQUESTED if name in called_for.drops else None
+    return NOT_REQUESTED if part not in parts and name in called_for.drops else None
+
+
+@cache
+def _part_of_pattern(family: str) -> Mapping[str, str]:
+    """Every name of a family's tables with `{}` for its numbers, to the part that it belongs to."""
+    return {table.prefix + name: table.part for table in FAMILIES[family] for name in table.names}
 
 
 def _match(info: TensorInfo, targets: tuple[Target, ...]) -> Iterator[Match]:

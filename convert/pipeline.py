@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..loaders.checkpoint import TensorInfo, pread_exactly
+from ..loaders.checkpoint import CONFIG_FILE, INDEX_FILE, TensorInfo, pread_exactly
 from ..schemas.errors import TensorError, UsageError
 from .chunks import Chunk, Piece, convert, cut, read
 from .document import Json, OutputConfig, output_config
@@ -20,12 +20,13 @@ from .inventory import Drop, take_inventory
 from .manifest import MANIFEST, RULE, conversion_manifest, index, package_version
 from .memory import WAITING, chunk_bytes
 from .plan import MODALITIES, ConversionPlan, Shard, build_plan, wanted_parts
-from .recipe import AFFINE, NO_QUANTIZATION, Quantization, Recipe, load_recipe, quantization
-from .source import CONFIG, Source, open_source
+from .recipe import AFFINE, NO_QUANTIZATION, Recipe, load_recipe, quantization
+from .source import Source, open_source
 from .writer import ShardFile, WorkFolder, check_output, dump
 
-INDEX = "model.safetensors.index.json"
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+DEFAULT_RECIPE = "balanced"
+NO_QUANTIZE = "--no-quantize"
 DEFAULT_SHARD_SIZE = 5_000_000_000
 # Two threads keep a disk busy; more help where cores are plenty.
 DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
@@ -39,10 +40,10 @@ Progress = Callable[[int], None]
 class Options:
     """What a call asks for, as far as it decides the bytes of the output."""
 
-    recipe: str = "balanced"
+    recipe: str | None = None
     bits: int | None = None
     group_size: int | None = None
-    mode: str = AFFINE
+    mode: str | None = None
     quantize: bool = True
     dtype: str | None = None
     modalities: Sequence[str] = MODALITIES
@@ -86,18 +87,21 @@ def choose_recipe(options: Options) -> Recipe:
     Raises:
         UsageError: the options contradict each other, or name what does not exist.
     """
-    asked = options.bits is not None or options.group_size is not None or options.mode != AFFINE
+    wishes = (options.bits, options.group_size, options.mode)
+    asked = any(wish is not None for wish in wishes)
     if not options.quantize:
-        if asked:
-            raise UsageError("it leaves nothing for --bits, --group-size and --mode to say", where="--no-quantize")
+        if asked or options.recipe is not None:
+            raise UsageError("it leaves nothing to --bits, --group-size, --mode and --recipe", where=NO_QUANTIZE)
         return NO_QUANTIZATION
-    given: Quantization | None = quantization(options.mode, options.bits, options.group_size)
-    return load_recipe(options.recipe, given if asked else None)
+    given = quantization(options.mode or AFFINE, options.bits, options.group_size) if asked else None
+    return load_recipe(options.recipe or DEFAULT_RECIPE, given)
 
 
 def _check_options(options: Options) -> None:
     if options.dtype is not None and options.dtype not in DTYPES:
         raise UsageError(f"{options.dtype!r} is not a dtype", where="--dtype", fix=f"choose of {', '.join(DTYPES)}")
+    if not options.modalities:
+        raise UsageError("names none", where="--modalities", fix=f"choose of {', '.join(MODALITIES)}")
     if unknown := [modality for modality in options.modalities if modality not in MODALITIES]:
         raise UsageError(
             f"{unknown[0]!r} is not a modality", where="--modalities", fix=f"choose of {', '.join(MODALITIES)}"
@@ -156,8 +160,7 @@ def write(
     if workers < 1:
         raise UsageError("at least one is needed", where="--workers")
     source, plan = conversion.source, conversion.plan
-    sidecars = {name: path.read_bytes() for name, path in source.sidecars.items()}
-    needed = plan.nbytes + sum(map(len, sidecars.values())) + SMALL_FILES
+    needed = plan.nbytes + sum(path.stat().st_size for path in source.sidecars.values()) + SMALL_FILES
     check_output(output, source.checkpoint.folder, needed, overwrite=overwrite)
     limit = chunk_bytes(max_memory, workers)
     with ExitStack() as stack:
@@ -168,8 +171,14 @@ def write(
         crew = Crew(files, pool, workers + WAITING, limit, progress or _silent)
         for shard in plan.shards:
             _write_shard(work, shard, crew)
-        _write_small_files(work, conversion, sidecars)
-        work.finish(overwrite=overwrite)
+        _write_small_files(work, conversion)
+        work.finish(_files(conversion), overwrite=overwrite)
+
+
+def _files(conversion: Conversion) -> set[str]:
+    """Every file of the output."""
+    shards = {shard.file for shard in conversion.plan.shards}
+    return {*shards, *conversion.source.sidecars, CONFIG_FILE, INDEX_FILE, MANIFEST}
 
 
 @dataclass(frozen=True)
@@ -232,7 +241,7 @@ def _same_bytes(one: TensorInfo, other: TensorInfo, files: Mapping[Path, int]) -
 
 def _write_shard(work: WorkFolder, shard: Shard, crew: Crew) -> None:
     chunks = [chunk for step in shard.steps for chunk in cut(step, crew.chunk_bytes)]
-    if shard.file in work.done:
+    if work.has(shard):
         crew.progress(sum(chunk.source_bytes for chunk in chunks))
         return
     with ShardFile(work.path, shard) as file:
@@ -263,12 +272,11 @@ def _work(chunk: Chunk, descriptor: int) -> list[Piece]:
     return convert(chunk, read(chunk, descriptor))
 
 
-def _write_small_files(work: WorkFolder, conversion: Conversion, sidecars: Mapping[str, bytes]) -> None:
+def _write_small_files(work: WorkFolder, conversion: Conversion) -> None:
     plan = conversion.plan
-    for name, data in sidecars.items():
-        work.write_file(name, data)
-    work.write_file(CONFIG, dump(conversion.config.document))
-    work.write_file(INDEX, dump(index(plan)))
+    sidecars = {name: work.copy_file(name, path) for name, path in conversion.source.sidecars.items()}
+    work.write_file(CONFIG_FILE, dump(conversion.config.document))
+    work.write_file(INDEX_FILE, dump(index(plan)))
     digests = {name: digest for tensors in work.done.values() for name, digest in tensors.items()}
     manifest = conversion_manifest(
         conversion.source,
@@ -276,7 +284,7 @@ def _write_small_files(work: WorkFolder, conversion: Conversion, sidecars: Mappi
         options=_recorded(conversion),
         config=conversion.config,
         digests=digests,
-        sidecars={name: hashlib.sha256(data).hexdigest() for name, data in sidecars.items()},
+        sidecars=sidecars,
     )
     work.write_file(MANIFEST, dump(manifest))
 

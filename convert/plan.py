@@ -17,7 +17,11 @@ from .inventory import Drop, Inventory, Match
 from .recipe import AFFINE, AFFINE_GROUPS, Quantization, Recipe
 
 FLOATS = ("BF16", "F16", "F32")
-MODALITIES = ("text", "image", "audio", "video")
+# Pictures and clips share the vision tower.
+PART_OF = {"text": "text", "image": "vision", "audio": "audio", "video": "vision"}
+MODALITIES = tuple(PART_OF)
+# What safetensors' header says about a tensor beside its name, at most: dtype, six dimensions, two offsets.
+ENTRY_BYTES = 160
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,15 @@ def module_path(name: str) -> str:
 
 
 def wanted_parts(modalities: Iterable[str]) -> frozenset[str]:
-    """The parts of a checkpoint that the modalities need; pictures and clips share the vision tower."""
-    part_of = {"text": "text", "image": "vision", "video": "vision", "audio": "audio"}
-    return frozenset({"text", *(part_of[modality] for modality in modalities)})
+    """The parts of a checkpoint that the modalities need; text always stays."""
+    return frozenset({"text", *(PART_OF[modality] for modality in modalities)})
+
+
+def kept_modalities(config: ModelConfig, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Of the modalities that are wanted, those that the checkpoint has; text always stays."""
+    has = {"text": True, "vision": config.vision is not None, "audio": config.audio is not None}
+    asked = {"text", *wanted}
+    return tuple(modality for modality, part in PART_OF.items() if modality in asked and has[part])
 
 
 def build_plan(
@@ -177,7 +187,7 @@ def build_plan(
     return ConversionPlan(
         config=config,
         recipe=recipe,
-        modalities=tuple(modality for modality in MODALITIES if modality in {*modalities, "text"}),
+        modalities=kept_modalities(config, modalities),
         steps=tuple(steps),
         shards=lay_out(steps, max_shard_size),
         drops=inventory.drops,
@@ -244,7 +254,7 @@ def lay_out(steps: Iterable[Step], max_shard_size: int) -> tuple[Shard, ...]:
     bins: list[list[Step]] = [[]]
     filled = 0
     for step in steps:
-        size = sum(out.nbytes for out in step.outputs)
+        size = sum(out.nbytes + len(out.name) + ENTRY_BYTES for out in step.outputs)
         if bins[-1] and filled + size > max_shard_size:
             bins.append([])
             filled = 0

@@ -158,7 +158,7 @@ def read_recipe(path: Path) -> Recipe:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("there is no such recipe file", where=path.name) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"not valid TOML: {error}", where=path.name) from None
     validate(document, "recipe", where=path.name)
     choices = tuple(Choice(rule["pattern"], _parse(rule)) for rule in document.get("rule", ()))

@@ -9,20 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..loaders.checkpoint import PICKLES, Checkpoint, TensorInfo, within
-from ..loaders.config import ModelConfig, check_model_type
+from ..loaders.checkpoint import CONFIG_FILE, INDEX_FILE, PICKLES, Checkpoint, TensorInfo, read_config, within
+from ..loaders.config import ModelConfig
 from ..loaders.consistency import check_processor, check_token_ids
 from ..schemas import read_json, validate
 from ..schemas.errors import ConfigError, QuantizedSourceError, SourceNotFoundError, UsageError
 
-CONFIG = "config.json"
 PROCESSOR = "processor_config.json"
 TOKENIZER = "tokenizer.json"
-GENERATION = "generation_config.json"
+
+# What a sidecar has to look like, and which are programs for the sandbox.
+SCHEMAS = {
+    PROCESSOR: "processor_config",
+    "generation_config.json": "generation_config",
+    "tokenizer_config.json": "tokenizer_config",
+}
+TEMPLATES = {"chat_template.jinja"}
 
 # What a checkpoint may hold beside its weights; everything else stays behind, `*.py` above all.
 SIDECARS = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*")
-NOT_SIDECARS = frozenset({CONFIG, "model.safetensors.index.json", "conversion.json"})
+NOT_SIDECARS = frozenset({CONFIG_FILE, INDEX_FILE, "conversion.json"})
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 HUB_SNAPSHOT = re.compile(r"models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)")
@@ -94,7 +100,7 @@ def _open_hub(repo_id: str, revision: str | None) -> Source:
         folder = Path(snapshot_download(repo_id, revision=commit, allow_patterns=list(SIDECARS)))
         read_config(folder)
         snapshot_download(repo_id, revision=commit, allow_patterns=["*.safetensors"])
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: what the client takes for no repository name
         raise SourceNotFoundError(
             f"not a folder here, and the Hub says: {_first_line(error)}",
             where=repo_id,
@@ -117,30 +123,22 @@ def _open_folder(folder: Path, repo_id: str | None, commit: str | None) -> Sourc
     return Source(checkpoint, document, config, sidecars, repo_id, commit)
 
 
-def read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """The config of a checkpoint, raw and typed.
-
-    Raises:
-        ConfigError: it is missing, breaks its schema, or contradicts itself.
-        UnsupportedModelError: the architecture is not ours.
-    """
-    document = read_json(folder / CONFIG)
-    if not isinstance(document, dict):
-        raise ConfigError("$: the document is not an object", where=CONFIG)
-    check_model_type(document)
-    validate(document, "config", where=CONFIG)
-    return document, ModelConfig.from_dict(document)
-
-
 def find_sidecars(folder: Path) -> dict[str, Path]:
     """The files that go into the output as they are.
 
     Raises:
         UnsafeFileError: one is a link that leads out of the checkpoint.
+        ConfigError: one is a folder, or a link that leads nowhere.
     """
-    found = {path.name: path for pattern in SIDECARS for path in folder.glob(pattern) if path.is_file()}
+    found = {path.name: path for pattern in SIDECARS for path in folder.glob(pattern)}
     names = sorted(found.keys() - NOT_SIDECARS)
-    return {name: within(folder, found[name]) for name in names if not name.endswith((".index.json", *PICKLES))}
+    return {name: _sidecar(folder, found[name]) for name in names if not name.endswith((".index.json", *PICKLES))}
+
+
+def _sidecar(folder: Path, path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError("not a regular file", where=path.name, fix="download it again, or remove it")
+    return within(folder, path)
 
 
 def check_sidecars(config: ModelConfig, document: Mapping[str, Any], sidecars: Mapping[str, Path]) -> None:
@@ -152,18 +150,25 @@ def check_sidecars(config: ModelConfig, document: Mapping[str, Any], sidecars: M
     if TOKENIZER not in sidecars:
         raise ConfigError("the file is missing, and no runtime works without it", where=TOKENIZER)
     check_token_ids(document, read_json(sidecars[TOKENIZER]))
-    if GENERATION in sidecars:
-        validate(read_json(sidecars[GENERATION]), "generation_config", where=GENERATION)
+    for name in SCHEMAS.keys() & sidecars.keys():
+        validate(read_json(sidecars[name]), SCHEMAS[name], where=name)
+    for name in TEMPLATES & sidecars.keys():
+        _check_text(sidecars[name])
     if PROCESSOR in sidecars:
-        processor = read_json(sidecars[PROCESSOR])
-        validate(processor, "processor_config", where=PROCESSOR)
-        check_processor(config, processor)
+        check_processor(config, read_json(sidecars[PROCESSOR]))
     elif config.vision is not None or config.audio is not None:
         raise ConfigError(
             "the file is missing, and the model's pictures and sounds are prepared by it",
             where=PROCESSOR,
             fix="download it from the base model",
         )
+
+
+def _check_text(path: Path) -> None:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not UTF-8: {error.reason} at byte {error.start}", where=path.name) from None
 
 
 def refuse_declared(document: Mapping[str, Any]) -> None:
@@ -178,10 +183,10 @@ def refuse_declared(document: Mapping[str, Any]) -> None:
     for block in (document.get("quantization_config"), text.get("quantization_config")):
         method = block.get("quant_method") if isinstance(block, dict) else None
         if method:
-            raise _quantized(f"{method} (declared in quantization_config)", CONFIG)
+            raise _quantized(f"{method} (declared in quantization_config)", CONFIG_FILE)
     block = document.get("quantization")
     if isinstance(block, dict) and "bits" in block:
-        raise _quantized(f"MLX {block['bits']}-bit", CONFIG)
+        raise _quantized(f"MLX {block['bits']}-bit", CONFIG_FILE)
 
 
 # What gives each format's tensors away, by the last part of the name.

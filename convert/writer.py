@@ -12,14 +12,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ..loaders.checkpoint import CONFIG_FILE
 from ..schemas.errors import OutputError
 from .plan import Shard
+from .source import SIDECARS
 
 JOURNAL = "journal.jsonl"
 Digests = dict[str, str]
@@ -48,17 +51,21 @@ class WorkFolder:
     """
 
     def __init__(self, output: Path, key: str) -> None:
-        self.output = Path(os.path.abspath(output))  # noqa: PTH100  # resolve() would follow links
-        self.path = self.output.with_name(f".{self.output.name}.g4convert-unfinished")
+        self.output = absolute(output)
+        self.path = work_path(self.output)
         self.key = key
         self.done: dict[str, Digests] = {}
+        self._made: list[Path] = []
 
     def __enter__(self) -> Self:
         with disk_errors(self.path):
+            self._made = [parent for parent in self.path.parents if not parent.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            self._journal = os.open(self.path / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            _check_ours(self.path)
+            self._journal = os.open(self.path / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         self._lock()
-        self._resume()
+        with disk_errors(self.path):
+            self._resume()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -66,6 +73,9 @@ class WorkFolder:
         os.close(self._journal)
         if kind is not None and issubclass(kind, Exception):
             shutil.rmtree(self.path, ignore_errors=True)
+            for parent in self._made:
+                with suppress(OSError):
+                    parent.rmdir()
 
     def _lock(self) -> None:
         try:
@@ -75,23 +85,33 @@ class WorkFolder:
             raise OutputError("another conversion is writing there", where=self.output, fix="wait for it") from None
 
     def _resume(self) -> None:
-        """Read the journal; a torn last line is what a kill leaves, and is ignored."""
-        entries = []
-        for line in (self.path / JOURNAL).read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                entries.append(json.loads(line))
+        """Go on from the journal if it was written for the same bytes, else start anew."""
+        entries = _read_journal(self.path / JOURNAL)
         if entries and entries[0] == {"key": self.key}:
             self.done = {entry["shard"]: entry["tensors"] for entry in entries[1:]}
             return
-        for path in self.path.iterdir():
-            if path.name != JOURNAL:
-                path.unlink()
+        self._keep({JOURNAL})
         os.ftruncate(self._journal, 0)
         self._log({"key": self.key})
+
+    def _keep(self, names: set[str]) -> None:
+        """Remove whatever else lies in the folder."""
+        for path in self.path.iterdir():
+            if path.name in names:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _log(self, entry: Mapping[str, Any]) -> None:
         os.write(self._journal, json.dumps(entry).encode() + b"\n")
         os.fsync(self._journal)
+
+    def has(self, shard: Shard) -> bool:
+        """Whether a shard is done and lies there whole."""
+        path = self.path / shard.file
+        return shard.file in self.done and path.is_file() and path.stat().st_size == shard.nbytes
 
     def shard_done(self, shard: Shard, digests: Digests) -> None:
         """Note a shard that is whole and synced."""
@@ -106,18 +126,65 @@ class WorkFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def finish(self, *, overwrite: bool) -> None:
-        """Put the folder in its place, all at once; what stood there steps aside first."""
-        replaced = self.path.with_name(f"{self.path.name}-replaced")
+    def copy_file(self, name: str, source: Path) -> str:
+        """Copy a file block by block, and sync it; the SHA-256 of its bytes."""
+        digest = hashlib.sha256()
+        with disk_errors(self.path / name), source.open("rb") as original, (self.path / name).open("wb") as stream:
+            while block := original.read(1 << 20):
+                digest.update(block)
+                stream.write(block)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return digest.hexdigest()
+
+    def finish(self, files: set[str], *, overwrite: bool) -> None:
+        """Put the folder in its place, all at once; what stood there steps aside first.
+
+        Args:
+            files: what the folder holds; anything else goes.
+            overwrite: whether a checkpoint may stand at the output.
+        """
+        replaced = replaced_path(self.output)
         with disk_errors(self.output):
-            (self.path / JOURNAL).unlink()
+            self._keep(files)
             _sync_folder(self.path)
             if overwrite and self.output.exists():
                 shutil.rmtree(replaced, ignore_errors=True)
                 self.output.rename(replaced)
             self.path.rename(self.output)
             _sync_folder(self.output.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+            if replaced.exists():
+                shutil.rmtree(replaced)
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root, without `.` and `..`; links stay links."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow links
+
+
+def work_path(output: Path) -> Path:
+    """Where an output is made before it takes its place."""
+    return output.with_name(f".{output.name}.g4convert-unfinished")
+
+
+def replaced_path(output: Path) -> Path:
+    """Where the checkpoint waits that an output replaces."""
+    return output.with_name(f".{output.name}.g4convert-replaced")
+
+
+def _check_ours(path: Path) -> None:
+    """A folder of that name without our journal is somebody's own."""
+    if path.is_symlink() or (any(path.iterdir()) and not (path / JOURNAL).is_file()):
+        raise OutputError("it is in the way of the unfinished output", where=path, fix="move it elsewhere")
+
+
+def _read_journal(path: Path) -> list[dict[str, Any]]:
+    """The whole entries; a torn last line is what a kill leaves, and damage makes the journal worthless."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    try:
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    except ValueError:
+        return []
 
 
 def _sync_folder(path: Path) -> None:
@@ -177,27 +244,49 @@ def check_output(output: Path, source: Path, needed: int, *, overwrite: bool) ->
     """Refuse an output path before anything is written.
 
     Raises:
-        OutputError: it exists, it is the source or lies in it, or the disk is too small.
+        OutputError: it exists, it or what it needs beside it overlaps the source, or the disk is too small.
     """
-    real, origin = output.resolve(), source.resolve()
-    if real == origin or origin in real.parents or real in origin.parents:
-        raise OutputError("the output and the source overlap", where=output, fix="choose another folder")
-    if output.exists() or output.is_symlink():
-        _check_replaceable(output, overwrite)
-    free = shutil.disk_usage(_existing_parent(output)).free
+    place = absolute(output)
+    with disk_errors(output):
+        origin = _resolve(source)
+        for path in (place, work_path(place), replaced_path(place)):
+            _check_apart(_resolve(path), origin, output)
+        if place.exists() or place.is_symlink():
+            _check_replaceable(place, output, overwrite=overwrite)
+        free = shutil.disk_usage(_existing_parent(place)).free
     if free < needed:
-        raise OutputError(
-            f"{needed:,} bytes are needed and {free:,} are free on the disk", where=output, fix="make room"
-        )
+        what = f"{needed:,} bytes are needed and {free:,} are free on the disk"
+        raise OutputError(what, where=output, fix="make room")
 
 
-def _check_replaceable(output: Path, overwrite: bool) -> None:
+def _resolve(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # Python 3.11 and 3.12 say so of links in a circle
+        raise OutputError("its links lead in a circle", where=path) from None
+
+
+def _check_apart(path: Path, origin: Path, output: Path) -> None:
+    if path == origin or origin in path.parents or path in origin.parents:
+        raise OutputError("the output and the source overlap", where=output, fix="choose another folder")
+
+
+def _check_replaceable(place: Path, output: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise OutputError("the output exists", where=output, fix="choose another folder, or say --overwrite")
-    is_checkpoint = output.is_dir() and not output.is_symlink() and (output / "config.json").exists()
-    if not is_checkpoint:
+    if not is_checkpoint(place):
         raise OutputError("--overwrite replaces a checkpoint, and this is none", where=output, fix="remove it yourself")
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds the files of a checkpoint and nothing else, so that nobody misses them."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    weights = [name for name in names if name.endswith(".safetensors")]
+    known = all(any(fnmatchcase(name, pattern) for pattern in (*SIDECARS, "*.safetensors")) for name in names)
+    return CONFIG_FILE in names and bool(weights) and known and len(names) == len(list(folder.iterdir()))
+
+
 def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in path.absolute().parents if parent.exists())
+    return next(parent for parent in path.parents if parent.exists())

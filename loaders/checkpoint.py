@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..schemas import parse_json, read_json
-from ..schemas.errors import CheckpointError, HeaderError, ShardError, SourceNotFoundError, UnsafeFileError
+from ..schemas import parse_json, read_json, validate
+from ..schemas.errors import CheckpointError, ConfigError, HeaderError, ShardError, SourceNotFoundError, UnsafeFileError
+from .config import ModelConfig, check_model_type
 
+CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5")
@@ -71,7 +73,7 @@ class Checkpoint:
             raise SourceNotFoundError("there is no such folder", where=folder)
         index = folder / INDEX_FILE
         if index.exists():
-            return cls._open_index(folder, _read_weight_map(index))
+            return cls._open_index(folder, _read_weight_map(within(folder, index)))
         single = folder / SINGLE_FILE
         if single.exists():
             return cls(folder, read_header(within(folder, single)), (single,))
@@ -88,6 +90,22 @@ class Checkpoint:
             tensors.update(header)
         _check_index(weight_map, tensors)
         return cls(folder, tensors, shards)
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
+    """The config of a checkpoint, as parsed and typed.
+
+    Raises:
+        ConfigError: it is missing, breaks its schema, or contradicts itself.
+        UnsupportedModelError: the architecture is not ours.
+        UnsafeFileError: it is a link that leads out of the folder.
+    """
+    document = read_json(within(folder, folder / CONFIG_FILE))
+    if not isinstance(document, dict):
+        raise ConfigError("$: the document is not an object", where=CONFIG_FILE)
+    check_model_type(document)
+    validate(document, "config", where=CONFIG_FILE)
+    return document, ModelConfig.from_dict(document)
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:

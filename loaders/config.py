@@ -532,7 +532,7 @@ class ModelConfig:
             vision=None if vision is None else vision_type.from_dict(vision),
             audio=None if audio is None else audio_type.from_dict(audio),
             media_tokens=MediaTokens.from_dict(document),
-            eos_token_ids=_ids(document.get("eos_token_id", text.get("eos_token_id"))),
+            eos_token_ids=token_ids(document.get("eos_token_id", text.get("eos_token_id"))),
             quantization=document.get("quantization"),
         )
 
@@ -554,7 +554,7 @@ def check_model_type(document: Json) -> str:
         UnsupportedModelError: it is not, or it is a drafter.
     """
     model_type = document.get("model_type")
-    if model_type in DRAFTER_TYPES:
+    if isinstance(model_type, str) and model_type in DRAFTER_TYPES:
         raise UnsupportedModelError(
             f"model_type {model_type} is a drafter, which borrows its target's keys and values",
             where="config.json",
@@ -568,7 +568,8 @@ def check_model_type(document: Json) -> str:
     return model_type
 
 
-def _ids(value: int | list[int] | None) -> tuple[int, ...]:
+def token_ids(value: int | list[int] | None) -> tuple[int, ...]:
+    """A config's ids, which may be one number, several, or none."""
     if value is None:
         return ()
     return (value,) if isinstance(value, int) else tuple(value)

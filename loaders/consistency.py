@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..schemas.errors import ConfigError
-from .config import UNIFIED, AudioConfig, ModelConfig, UnifiedAudioConfig
+from .config import AudioConfig, ModelConfig, UNIFIED, UnifiedAudioConfig, token_ids
 
 CONFIG, TOKENIZER, PROCESSOR = "config.json", "tokenizer.json", "processor_config.json"
 
@@ -55,7 +55,7 @@ def check_token_ids(config: Json, tokenizer: Any) -> None:
         for key, (string, needs) in TOKENS.items():
             used = needs is None or config.get(needs) is not None
             _check_id(f"{path}.{key}", section.get(key), string, used, vocabulary)
-        for found in _ids(section.get("eos_token_id")):
+        for found in token_ids(section.get("eos_token_id")):
             if found not in added:
                 raise _wrong_id(f"{path}.eos_token_id", found, "the id of a special token")
 
@@ -74,10 +74,6 @@ def _sections(config: Json) -> Iterator[tuple[str, Json]]:
     yield "$", config
     if "text_config" in config:
         yield "$.text_config", config["text_config"]
-
-
-def _ids(value: Any) -> list[int]:
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _wrong_id(path: str, found: int | None, allowed: str) -> ConfigError:

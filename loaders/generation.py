@@ -20,6 +20,9 @@ from .text import LanguageModel
 
 PREFILL_CHUNK = 512
 
+# In float32, anything colder leaves the most likely token alone.
+SMALLEST_TEMPERATURE = 1e-6
+
 # What a tokenizer shows for bytes that are not a whole character yet.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -267,7 +270,9 @@ class Sampler:
         if self.temperature == 0:
             return mx.argmax(logits, axis=-1)
         self.key, key = mx.random.split(self.key)
-        logits = keep_top_p(keep_top_k(logits / self.temperature, self.top_k), self.top_p)
+        # Below zero, a division by a tiny temperature can only run to minus infinity.
+        logits = (logits - logits.max(-1, keepdims=True)) / max(self.temperature, SMALLEST_TEMPERATURE)
+        logits = keep_top_p(keep_top_k(logits, self.top_k), self.top_p)
         return mx.random.categorical(logits, key=key)
 
 

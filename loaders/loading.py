@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from ..schemas import read_json, validate
+from ..schemas import validate
 from ..schemas.errors import (
     ConfigError,
     MissingTensorError,
@@ -24,7 +24,7 @@ from ..schemas.errors import (
     UnknownTensorError,
     UsageError,
 )
-from .checkpoint import Checkpoint, TensorInfo
+from .checkpoint import Checkpoint, TensorInfo, read_config
 from .config import ModelConfig
 from .model import Network, build, language_model
 from .prompt import PromptFormat
@@ -85,7 +85,7 @@ def load(path: str | Path, *, dtype: str | None = None) -> LoadedModel:
     folder = Path(path)
     checkpoint = Checkpoint.open(folder)
     _check_converted(folder, checkpoint.tensors)
-    config = read_config(folder)
+    _, config = read_config(folder)
     network = build(config)
     quantize(network, config.quantization, checkpoint.tensors)
     check_tensors(network, checkpoint.tensors)
@@ -102,18 +102,6 @@ def _check_converted(folder: Path, tensors: Tensors) -> None:
         raise UsageError(
             "this is a Hugging Face checkpoint", where=folder, fix="convert it first, with g4convert hf-to-mlx"
         )
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """Read and validate `config.json`.
-
-    Raises:
-        ConfigError: it is missing, breaks its schema, or contradicts itself.
-        UnsupportedModelError: the architecture is not one of ours.
-    """
-    document = read_json(folder / "config.json")
-    validate(document, "config", where="config.json")
-    return ModelConfig.from_dict(document)
 
 
 def choose_dtype(asked: str | None, tensors: Tensors) -> str:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from ..schemas import read_json, validate
 from ..schemas.errors import ConfigError, UnsupportedError, UsageError
-from .config import ModelConfig
+from .config import ModelConfig, token_ids
 
 if TYPE_CHECKING:
     from jinja2.parser import Parser
@@ -68,7 +68,7 @@ class PromptFormat:
         tokenizer_config = _read_optional(folder / TOKENIZER_CONFIG, "tokenizer_config")
         generation = _read_optional(folder / GENERATION_CONFIG, "generation_config")
         tokenizer = _read_tokenizer(folder / TOKENIZER_FILE)
-        suppressed = _ids(generation.get("suppress_tokens"))
+        suppressed = token_ids(generation.get("suppress_tokens"))
         _check_rows(suppressed, config.text.vocab_size, GENERATION_CONFIG)
         return cls(
             tokenizer=tokenizer,
@@ -105,6 +105,7 @@ class PromptFormat:
             UsageError: the text names the placeholder of a medium.
             ConfigError: the tokenizer gives an id that the model lacks.
         """
+        _check_characters(text)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         _check_rows([*ids, self.bos_id], self.rows, TOKENIZER_FILE)
         if named := [self.placeholders[token] for token in ids if token in self.placeholders]:
@@ -148,7 +149,23 @@ def read_messages(file: Path) -> list[dict[str, Any]]:
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise ConfigError(f"message {index} lacks role or content", where=file.name)
+        if not isinstance(message["role"], str):
+            raise ConfigError(f"the role of message {index} is no text", where=file.name)
+        if not _is_content(message["content"]):
+            raise ConfigError(f"the content of message {index} is neither text nor a list of parts", where=file.name)
     return messages
+
+
+def _is_content(content: Any) -> bool:
+    """Text, or parts that each have a type; a part of type text has its text."""
+    if isinstance(content, str):
+        return True
+    parts = content if isinstance(content, list) else [None]
+    return all(isinstance(part, dict) and isinstance(part.get("type"), str) and _has_text(part) for part in parts)
+
+
+def _has_text(part: Mapping[str, Any]) -> bool:
+    return part["type"] != "text" or isinstance(part.get("text"), str)
 
 
 def check_text_only(messages: Sequence[Message]) -> None:
@@ -249,13 +266,15 @@ def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
 def _stop_ids(config: Mapping[str, Any], generation: Mapping[str, Any]) -> frozenset[int]:
     """The union of the three places: runtimes that use one of them alone run on, or stop too late."""
     places = (config, config.get("text_config") or {}, generation)
-    return frozenset(token for place in places for token in _ids(place.get("eos_token_id")))
+    return frozenset(token for place in places for token in token_ids(place.get("eos_token_id")))
 
 
-def _ids(value: int | list[int] | None) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, int) else tuple(value)
+def _check_characters(text: str) -> None:
+    """Bytes of the command line that are not UTF-8 come as halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the prompt is not UTF-8 text") from None
 
 
 def _check_rows(ids: Sequence[int], rows: int, where: str) -> None:

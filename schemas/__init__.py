@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +14,10 @@ from .errors import ConfigError
 from .explain import clearest, explain, json_path
 
 __all__ = ["load_schema", "parse_json", "read_json", "validate"]
+
+
+# How JSON escapes half of a character beyond the basic plane.
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @cache
@@ -28,6 +34,8 @@ def read_json(path: Path) -> Any:
     Raises:
         ConfigError: the file is missing, is not UTF-8, or is not JSON; a key stands twice in one object.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError("not a regular file", where=path.name)
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -39,13 +47,16 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON as the standard has it: no NaN, and no key twice in one object.
+    """Parse JSON as the standard has it: finite numbers, whole characters, and no key twice in one object.
 
     Raises:
         ValueError: the text is something else.
         RecursionError: it is nested too deep.
     """
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+    if SURROGATE.search(text):
+        json.dumps(document, ensure_ascii=False).encode()  # fails on half a character
+    return document
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -55,6 +66,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key!r} stands twice")
         document[key] = value
     return document
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
 
 
 def _no_constant(name: str) -> float:

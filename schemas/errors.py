@@ -46,7 +46,9 @@ class G4ConvertError(Exception):
         text = self.what if self.where is None else f"{self.where}: {self.what}"
         if self.fix is not None:
             text = f"{text}; {self.fix}"
-        return " ".join(text.split())
+        line = " ".join(text.split())
+        # Names come from files of strangers: nothing that a terminal would act on.
+        return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
 
 
 class UsageError(G4ConvertError):

@@ -128,6 +128,12 @@ class Table:
     rules: tuple[Rule, ...]
     dropped: tuple[Dropped, ...] = ()
 
+    @property
+    def names(self) -> set[str]:
+        """Every name that a source tensor may have, after the prefix."""
+        forms = {form.name for rule in self.rules for form in rule.also}
+        return {*(rule.name for rule in self.rules), *(row.name for row in self.dropped), *forms}
+
     def placed(self, config: ModelConfig) -> Iterator[tuple[str, Any]]:
         """Every prefix of the table with the scope that belongs to it."""
         for number, scope in enumerate(self.scopes(config)):

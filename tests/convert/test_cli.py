@@ -77,14 +77,14 @@ def test_an_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("g4convert.convert.pipeline.prepare", interrupt)
+    monkeypatch.setattr("g4convert.convert.pipeline.write", interrupt)
     monkeypatch.setattr("sys.argv", ["g4convert", "hf-to-mlx", SAMPLE, "out"])
 
     with pytest.raises(SystemExit) as caught:
         module.main()
 
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "\ng4convert: interrupted; the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == "g4convert: interrupted; the same command goes on where it stopped\n"
 
 
 @pytest.mark.parametrize(

@@ -523,7 +523,7 @@ def test_overwrite_replaces_a_checkpoint_and_nothing_else(converted: Convert, tm
 
 def test_overwriting_that_was_cut_short_is_cleared_away(converted: Convert, tmp_path: Path) -> None:
     """Killed between the two renames: the old checkpoint stands aside, nothing stands at the output."""
-    aside = tmp_path / ".out.g4convert-unfinished-replaced"
+    aside = tmp_path / ".out.g4convert-replaced"
     copy_of("31b", aside)
 
     hf_to_mlx(CHECKPOINTS / "e4b", tmp_path / "out", overwrite=True)

@@ -151,7 +151,7 @@ def test_infinity_by_overflow_is_refused(tmp_path: Path, document: Read) -> None
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config).replace('"rope_theta": 100.0', '"rope_theta": 1e999'), encoding="utf-8")
 
-    with pytest.raises(ConfigError, match=r"\$\.vision_config\.rope_parameters\.rope_theta: found Infinity"):
+    with pytest.raises(ConfigError, match="1e999 is too large a number"):
         validate(read_json(path), "config", where="config.json")
 
 
