@@ -209,3 +209,11 @@ def test_the_clock_starts_with_the_prefill(model: LoadedModel) -> None:
     assert isinstance(last.generation, Generation)
     stats = last.generation.stats
     assert 0 < stats.prefill_seconds + stats.decode_seconds <= elapsed
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-320])
+def test_a_cold_sampler_takes_the_most_likely_token(temperature: float) -> None:
+    sampler = Sampler(temperature, top_k=0, top_p=1.0, bias=None, key=mx.random.key(1))
+    logits = mx.array([[1.0, 29.0, 3.0, 28.5]])
+
+    assert [int(sampler(logits)) for _ in range(5)] == [1] * 5

@@ -201,3 +201,26 @@ def test_messages_come_from_a_file(tmp_path: Path) -> None:
         file.write_text(json.dumps(content))
         with pytest.raises(ConfigError, match=r"messages\.json"):
             read_messages(file)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": 7, "content": "x"},
+        {"role": None, "content": "x"},
+        {"role": "user", "content": None},
+        {"role": "user", "content": 7},
+        {"role": "user", "content": {"type": "image"}},
+        {"role": "user", "content": ["a", "b"]},
+        {"role": "user", "content": [[{"type": "image"}]]},
+        {"role": "user", "content": [{"type": "text"}]},
+        {"role": "user", "content": [{"type": "text", "text": 7}]},
+        {"role": "user", "content": [{"text": "x"}]},
+    ],
+)
+def test_a_message_that_a_template_would_swallow_is_refused(message: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps([message]))
+
+    with pytest.raises(ConfigError, match=r"messages\.json: the (role|content) of message 0 is n"):
+        read_messages(file)
