@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..schemas.errors import ConfigError
-from .config import AudioConfig, ModelConfig, UNIFIED, UnifiedAudioConfig, token_ids
+from .config import UNIFIED, AudioConfig, ModelConfig, UnifiedAudioConfig, token_ids
 
 CONFIG, TOKENIZER, PROCESSOR = "config.json", "tokenizer.json", "processor_config.json"
 

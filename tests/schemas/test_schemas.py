@@ -13,7 +13,8 @@ from g4convert.schemas import load_schema, read_json, validate
 from g4convert.schemas.errors import ConfigError
 from jsonschema import Draft202012Validator
 
-SCHEMAS = sorted(path.name.removesuffix(".schema.json") for path in Path(__file__).parents[2].glob("schemas/*.json"))
+FILES = (Path(__file__).parents[2] / "schemas").glob("*.schema.json")
+SCHEMAS = sorted(path.name.removesuffix(".schema.json") for path in FILES)
 DOCUMENTS = Path(__file__).with_name("documents")
 NAMES = sorted(str(path.relative_to(DOCUMENTS)) for path in DOCUMENTS.glob("*/*"))
 CONFIGS = [name for name in NAMES if name.startswith("config/")]
