@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from .audio import AudioTower
-from .config import AudioConfig, ModelConfig, UnifiedVisionConfig, VisionConfig
+from .config import AudioConfig, ModelConfig, UnifiedAudioConfig, UnifiedVisionConfig, VisionConfig
 from .module import Module
 from .text import LanguageModel
 from .unified import VisionEmbedder
 from .vision import MultimodalEmbedder, VisionTower
+
+Medium = VisionConfig | UnifiedVisionConfig | AudioConfig | UnifiedAudioConfig
 
 
 class MultimodalModel(Module):
@@ -23,9 +25,13 @@ class MultimodalModel(Module):
         if isinstance(config.audio, AudioConfig):
             self.audio_tower = AudioTower(config.audio)
         if config.vision is not None:
-            self.embed_vision = MultimodalEmbedder(config.vision.output_size, config.text.hidden_size)
+            self.embed_vision = _embedder(config, config.vision)
         if config.audio is not None:
-            self.embed_audio = MultimodalEmbedder(config.audio.output_size, config.text.hidden_size)
+            self.embed_audio = _embedder(config, config.audio)
+
+
+def _embedder(config: ModelConfig, medium: Medium) -> MultimodalEmbedder:
+    return MultimodalEmbedder(medium.output_size, config.text.hidden_size, medium.rms_norm_eps)
 
 
 Network = LanguageModel | MultimodalModel

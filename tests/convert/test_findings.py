@@ -251,7 +251,7 @@ def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
 
 
 def test_a_prompt_that_is_not_text_is_one_line(converted: Convert) -> None:
-    command = [*CLI, "run", str(converted("text")), "-p", b"\xff"]
+    command: list[str | bytes] = [*CLI, "run", str(converted("text")), "-p", b"\xff"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)
 
     assert done.returncode == 2
