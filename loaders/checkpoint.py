@@ -213,7 +213,11 @@ def within(folder: Path, path: Path) -> Path:
     Raises:
         UnsafeFileError: it is a link that leads elsewhere.
     """
-    home, real = folder.resolve(), path.resolve()
+    home = folder.resolve()
+    try:
+        real = path.resolve()
+    except RuntimeError:  # Python 3.11 and 3.12 say so of links in a circle
+        raise UnsafeFileError("its links lead in a circle", where=path.name) from None
     blobs = home.parent.parent / "blobs"
     if home.parent.name == "snapshots" and blobs in real.parents:
         return path

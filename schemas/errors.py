@@ -26,6 +26,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# A name from a file may be as long as the file.
+LONGEST_LINE = 1000
+
 
 class G4ConvertError(Exception):
     """What the command line prints as one line before it exits with status 2.
@@ -47,6 +50,8 @@ class G4ConvertError(Exception):
         if self.fix is not None:
             text = f"{text}; {self.fix}"
         line = " ".join(text.split())
+        if len(line) > LONGEST_LINE:
+            line = f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
         # Names come from files of strangers: nothing that a terminal would act on.
         return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
 

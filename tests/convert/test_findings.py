@@ -13,7 +13,14 @@ import pytest
 from g4convert.convert import Options, hf_to_mlx, prepare
 from g4convert.convert.pipeline import work_key, write
 from g4convert.convert.writer import JOURNAL, replaced_path, work_path
-from g4convert.schemas.errors import ConfigError, OutputError, SourceNotFoundError, UnknownTensorError, UsageError
+from g4convert.schemas.errors import (
+    ConfigError,
+    G4ConvertError,
+    OutputError,
+    SourceNotFoundError,
+    UnknownTensorError,
+    UsageError,
+)
 from g4convert.tests.support import CHECKPOINTS, copy_of, digests, edit_json, edit_tensors, read_json
 
 Convert = Callable[..., Path]
@@ -228,6 +235,17 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
         hf_to_mlx(TEXT, tmp_path / "a")
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_files_whose_links_lead_in_a_circle(name: str, tmp_path: Path) -> None:
+    source = copy_of("text", tmp_path / "source")
+    (source / name).unlink()
+    (source / name).symlink_to(name)
+
+    with pytest.raises(G4ConvertError) as caught:
+        prepare(source, Options())
+    assert "\n" not in str(caught.value)
+
+
 def test_a_large_sidecar_is_copied_in_blocks(tmp_path: Path) -> None:
     source = copy_of("text", tmp_path / "source")
     (source / "vocab.txt").write_bytes(os.urandom(3_000_000))
@@ -265,3 +283,14 @@ def test_names_of_strangers_do_not_reach_the_terminal_raw(tmp_path: Path) -> Non
     with pytest.raises(UnknownTensorError) as caught:
         prepare(source, Options())
     assert str(caught.value).isprintable()
+
+
+def test_a_name_as_long_as_a_book_does_not_fill_the_terminal(tmp_path: Path) -> None:
+    source = copy_of("text", tmp_path / "source")
+    edit_tensors(source, lambda tensors: tensors.update({"x" * 10**6: tensors["model.norm.weight"]}))
+
+    with pytest.raises(
+        UnknownTensorError, match=r"the tensor xxx.* \.\.\. xxx.* is not part of gemma4_text; remove it"
+    ) as caught:
+        prepare(source, Options())
+    assert len(str(caught.value)) < 1100
