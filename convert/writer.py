@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from ..loaders.checkpoint import CONFIG_FILE
 from ..schemas.errors import OutputError
+from .manifest import MANIFEST
 from .plan import Shard
 from .source import SIDECARS
 
@@ -173,8 +174,9 @@ def replaced_path(output: Path) -> Path:
 
 
 def _check_ours(path: Path) -> None:
-    """A folder of that name without our journal is somebody's own."""
-    if path.is_symlink() or (any(path.iterdir()) and not (path / JOURNAL).is_file()):
+    """A folder of that name is somebody's own, unless it holds our journal or, once that is gone, our manifest."""
+    ours = any((path / name).is_file() for name in (JOURNAL, MANIFEST))
+    if path.is_symlink() or (any(path.iterdir()) and not ours):
         raise OutputError("it is in the way of the unfinished output", where=path, fix="move it elsewhere")
 
 

@@ -124,6 +124,23 @@ def test_finished_work_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write(conversion, tmp_path / "out")
 
 
+def test_stopped_between_the_journals_end_and_the_rename(
+    converted: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("g4convert.convert.writer._sync_folder", stop)
+        with pytest.raises(KeyboardInterrupt):
+            hf_to_mlx(TEXT, tmp_path / "out")
+    assert not (work_path(tmp_path / "out") / JOURNAL).exists()
+
+    hf_to_mlx(TEXT, tmp_path / "out")
+
+    assert digests(tmp_path / "out") == digests(converted("text"))
+
+
 def test_parents_that_were_made_go_with_the_failed_work(tmp_path: Path) -> None:
     source = copy_of("text", tmp_path / "source")
     edit_tensors(source, lambda tensors: tensors["model.norm.weight"].fill(float("nan")))
