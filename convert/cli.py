@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -47,7 +48,8 @@ def main() -> None:
     """Run the command line; every error a user can meet is one line and status 2."""
     try:
         # Not cli.main(): click's own handlers would print more than one line, and give a closed pipe status 1.
-        with cli.make_context("g4convert", sys.argv[1:]) as context:
+        with warnings.catch_warnings(), cli.make_context("g4convert", sys.argv[1:]) as context:
+            warnings.showwarning = _warn
             cli.invoke(context)
         sys.stdout.flush()
         sys.exit(0)
@@ -69,6 +71,10 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:  # what no command foresaw, an unreadable file for one
         _quit(f"{error.filename or 'system'}: {error.strerror or error}", 2)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"g4convert: warning: {message}", err=True)
 
 
 def _quit(message: str, status: int) -> None:
@@ -150,10 +156,34 @@ def hf_to_mlx(
 @cli.command(epilog="Example: g4convert run gemma-4-E2B-it-4bit -p 'What is the capital of France?'")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", help="A question; for a base model the text to continue.")
-@click.option("--messages", type=click.Path(path_type=Path), metavar="FILE.json", help="A conversation to answer.")
+@click.option("--image", multiple=True, metavar="FILE", help="A picture to ask about; may be given several times.")
+@click.option("--audio", multiple=True, metavar="FILE", help="A sound, behind the pictures; several times.")
+@click.option("--video", multiple=True, metavar="FILE", help="A clip, behind the sounds; several times.")
+@click.option(
+    "--messages",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="A conversation to answer, in OpenAI's form; its media in any order, relative to its folder.",
+)
 @click.option("--max-tokens", type=int, default=256, show_default=True, help="The most tokens to generate.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most likely token.")
 @click.option("--seed", type=int, help="Repeats the answer of a temperature above 0.")
+@click.option(
+    "--image-tokens", type=int, help="Most tokens of a picture: 70, 140, 280, 560 or 1120.  [default: the model's]"
+)
+@click.option("--fps", type=float, help="Frames of a clip a second.  [default: evenly spaced, --max-frames of them]")
+@click.option("--max-frames", type=int, help="Most frames of a clip.  [default: the model's]")
+@click.option(
+    "--timestamps",
+    type=click.Choice(["true", "index"]),
+    default="true",
+    show_default=True,
+    help="When a frame is shown, or its number over the average rate, as transformers has it.",
+)
+@click.option("--split-audio", is_flag=True, help="Split a sound that is too long instead of refusing it.")
+@click.option(
+    "--allow-host", multiple=True, metavar="HOST", help="Fetch media from this host; localhost allows file: URLs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def run(
     model: Path,
@@ -162,11 +192,18 @@ def run(
     max_tokens: int,
     temperature: float,
     seed: int | None,
+    allow_host: tuple[str, ...],
     as_json: bool,
+    image: tuple[str, ...],
+    audio: tuple[str, ...],
+    video: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Answer a prompt with the converted checkpoint in the folder MODEL, and say how fast."""
     from ..loaders import Sampling
     from ..loaders import run as answer
+    from ..loaders.media import MediaOptions, Reach
+    from ..loaders.messages import attachments
     from .report import rates
 
     question = messages if prompt is None else prompt
@@ -175,6 +212,8 @@ def run(
     generation = answer(
         model,
         prompt=question,
+        attachments=attachments(images=image, sounds=audio, videos=video),
+        options=MediaOptions(reach=Reach(hosts=frozenset(allow_host)), **options),
         max_tokens=max_tokens,
         sampling=Sampling(temperature=temperature, seed=seed),
         write=None if as_json else lambda piece: click.echo(piece, nl=False),

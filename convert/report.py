@@ -50,8 +50,9 @@ def rates(generation: Generation) -> str:
     """What an answer cost, in one line."""
     stats = generation.stats
     cut = "" if generation.finish_reason == "stop" else "; cut at --max-tokens"
+    media = f"media {count(stats.media_tokens, 'token')}, {stats.encode_seconds:.2f} s; " if stats.media_tokens else ""
     return (
-        f"prefill {count(stats.prompt_tokens, 'token')}, {stats.prefill_tokens_per_second:.1f} tokens/s; "
+        f"{media}prefill {count(stats.prompt_tokens, 'token')}, {stats.prefill_tokens_per_second:.1f} tokens/s; "
         f"decode {count(stats.generated_tokens, 'token')}, {stats.decode_tokens_per_second:.1f} tokens/s{cut}"
     )
 

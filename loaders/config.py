@@ -191,6 +191,11 @@ class TextConfig:
         return self.hidden_size_per_layer_input > 0
 
     @property
+    def has_vision_blocks(self) -> bool:
+        """Whether the tokens of a picture, or of a frame, see each other on sliding layers."""
+        return self.use_bidirectional_attention == "vision"
+
+    @property
     def ple_size(self) -> int:
         """Width of the PLE table: all layers side by side."""
         return self.num_hidden_layers * self.hidden_size_per_layer_input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from tokenizers import Tokenizer
 
 from ..schemas.errors import UsageError
 from .cache import Cache, make_caches
-from .loading import LoadedModel, load
-from .prompt import Message, PromptFormat, read_messages
+from .encoding import encode
+from .loading import LoadedModel, load, open_prompt
+from .media import MediaOptions
+from .merge import Merged, merge
+from .messages import Attachment, Message, read_messages
+from .prompt import Prompt, PromptFormat
 from .text import LanguageModel
 
 PREFILL_CHUNK = 512
@@ -60,12 +64,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Stats:
-    """What a generation cost. The prefill ends with the first token, so decoding has one token less."""
+    """What a generation cost. The prefill ends with the first token, so decoding has one token less.
+
+    Attributes:
+        media_tokens: those of the prompt that stand for media.
+        encode_seconds: what the towers took for them, before the prefill.
+    """
 
     prompt_tokens: int
     generated_tokens: int
     prefill_seconds: float
     decode_seconds: float
+    media_tokens: int = 0
+    encode_seconds: float = 0.0
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -112,6 +123,8 @@ def run(
     path: str | Path,
     *,
     prompt: str | Path | Sequence[Message],
+    attachments: Sequence[Attachment] = (),
+    options: MediaOptions | None = None,
     max_tokens: int = 256,
     sampling: Sampling | None = None,
     write: Callable[[str], object] | None = None,
@@ -120,7 +133,9 @@ def run(
 
     Args:
         path: the folder of a converted checkpoint.
-        prompt: a text, messages, or the path of a JSON file with messages.
+        prompt: a text, messages, or the path of a JSON file with messages, whose relative paths begin in its folder.
+        attachments: media that stand before a text.
+        options: how to read media.
         max_tokens: the most tokens to generate.
         sampling: how to choose tokens; greedy by default.
         write: called with each piece of text as it comes.
@@ -128,13 +143,18 @@ def run(
     Raises:
         G4ConvertError: the checkpoint, the messages or the call is wrong.
     """
-    messages = read_messages(prompt) if isinstance(prompt, Path) else prompt
-    return generate(load(path), messages, max_tokens=max_tokens, sampling=sampling, write=write)
+    options = options or MediaOptions()
+    if isinstance(prompt, Path):
+        options = replace(options, reach=replace(options.reach, folder=prompt.parent))
+        prompt = read_messages(prompt)
+    # What can be wrong with a prompt shows before the weights are read.
+    prepared = open_prompt(path).prepare(prompt, attachments=attachments, options=options)
+    return generate(load(path), prepared, max_tokens=max_tokens, sampling=sampling, write=write)
 
 
 def generate(
     model: LoadedModel,
-    prompt: str | Sequence[Message],
+    prompt: str | Sequence[Message] | Prompt,
     *,
     max_tokens: int = 256,
     sampling: Sampling | None = None,
@@ -152,7 +172,7 @@ def generate(
 
 def stream(
     model: LoadedModel,
-    prompt: str | Sequence[Message],
+    prompt: str | Sequence[Message] | Prompt,
     *,
     max_tokens: int = 256,
     sampling: Sampling | None = None,
@@ -162,7 +182,8 @@ def stream(
 
     Args:
         model: what `load` returned.
-        prompt: one question or, for a base checkpoint, the text to continue; or messages.
+        prompt: one question or, for a base checkpoint, the text to continue; messages, which may hold media; or what
+            `model.prompt.prepare` made of them.
         max_tokens: the most tokens to generate.
         sampling: how to choose tokens; greedy by default.
         chunk: prompt tokens per pass; the answer does not depend on it.
@@ -175,15 +196,17 @@ def stream(
         raise UsageError(f"the number of tokens is {min(max_tokens, chunk)}, it must be 1 or more")
     sampling = sampling or Sampling()
     sampling.check()
-    ids = model.prompt.encode_prompt(prompt)
+    prepared = prompt if isinstance(prompt, Prompt) else model.prompt.prepare(prompt)
     sampler = Sampler.make(sampling, model.prompt, model.config.text.vocab_size)
-    return _pieces(model, ids, decode(model.text, ids, sampler, count=max_tokens, chunk=chunk))
+    return _pieces(model, prepared, sampler, max_tokens, chunk)
 
 
-def _pieces(model: LoadedModel, ids: list[int], tokens: Iterator[int]) -> Iterator[Piece]:
+def _pieces(model: LoadedModel, prompt: Prompt, sampler: Sampler, count: int, chunk: int) -> Iterator[Piece]:
     clock, detokenizer, answer = Clock(), Detokenizer(model.prompt.tokenizer), list[int]()
+    merged = merge(model.config, np.array(prompt.ids), encode(model.network, prompt))
+    clock.encoded()
     text = ""
-    for token in tokens:
+    for token in decode(model.text, merged, sampler, count=count, chunk=chunk):
         clock.tick()
         answer.append(token)
         if token in model.prompt.stop_ids:
@@ -193,18 +216,18 @@ def _pieces(model: LoadedModel, ids: list[int], tokens: Iterator[int]) -> Iterat
             yield Piece(piece)
     rest = detokenizer.finish()
     reason = "stop" if answer[-1] in model.prompt.stop_ids else "length"
-    yield Piece(rest, Generation(text + rest, tuple(answer), reason, clock.stats(len(ids))))
+    yield Piece(rest, Generation(text + rest, tuple(answer), reason, clock.stats(merged)))
 
 
 def decode(
-    network: LanguageModel, ids: Sequence[int], sampler: Sampler, *, count: int, chunk: int = PREFILL_CHUNK
+    network: LanguageModel, prompt: Merged, sampler: Sampler, *, count: int, chunk: int = PREFILL_CHUNK
 ) -> Iterator[int]:
-    """The `count` tokens that follow `ids`.
+    """The `count` tokens that follow a prompt.
 
     The next pass is queued before a token is handed out, so the device works while the caller does.
     """
     caches = make_caches(network.config)
-    token = sampler(prefill(network, ids, caches, chunk))
+    token = sampler(prefill(network, prompt, caches, chunk))
     mx.async_eval(token)
     for _ in range(count - 1):
         following = sampler(network(token[:, None], caches, last_only=True)[:, -1])
@@ -219,14 +242,13 @@ def _number(token: mx.array) -> int:
     return int(np.asarray(token)[0])
 
 
-def prefill(network: LanguageModel, ids: Sequence[int], caches: Mapping[int, Cache], chunk: int) -> mx.array:
+def prefill(network: LanguageModel, prompt: Merged, caches: Mapping[int, Cache], chunk: int) -> mx.array:
     """Fill the caches with a prompt; logits [1, vocabulary] after its last token."""
-    tokens = mx.array(list(ids))[None]
-    logits = network(tokens[:, :chunk], caches, last_only=True)
-    for start in range(chunk, len(ids), chunk):
-        # Only the caches are evaluated: logits and the KV-shared tail of this chunk are never computed.
+    logits = mx.zeros(0)
+    for start, stop in prompt.passes(chunk):
+        # Only the caches are evaluated: logits and the KV-shared tail of the last chunk are never computed.
         mx.eval([cache.state for cache in caches.values()])
-        logits = network(tokens[:, start : start + chunk], caches, last_only=True)
+        logits = network(prompt.inputs(network.model, start, stop), caches, last_only=True)
     return logits[:, -1]
 
 
@@ -339,11 +361,15 @@ class Detokenizer:
 
 
 class Clock:
-    """Times the first token and the ones after it."""
+    """Times the media, the first token and the ones after it."""
 
     def __init__(self) -> None:
-        self._start = self._first = self._last = time.perf_counter()
+        self._start = self._encoded = self._first = self._last = time.perf_counter()
         self._ticks = 0
+
+    def encoded(self) -> None:
+        """The media have become features."""
+        self._encoded = time.perf_counter()
 
     def tick(self) -> None:
         """A token has come."""
@@ -352,6 +378,13 @@ class Clock:
             self._first = self._last
         self._ticks += 1
 
-    def stats(self, prompt_tokens: int) -> Stats:
+    def stats(self, prompt: Merged) -> Stats:
         """What has been measured so far."""
-        return Stats(prompt_tokens, self._ticks, self._first - self._start, self._last - self._first)
+        return Stats(
+            prompt_tokens=len(prompt.ids),
+            media_tokens=len(prompt.places),
+            generated_tokens=self._ticks,
+            prefill_seconds=self._first - self._encoded,
+            decode_seconds=self._last - self._first,
+            encode_seconds=self._encoded - self._start,
+        )

@@ -97,6 +97,14 @@ def load(path: str | Path, *, dtype: str | None = None) -> LoadedModel:
     return LoadedModel(network, config, PromptFormat.open(folder, config), chosen)
 
 
+def open_prompt(path: str | Path) -> PromptFormat:
+    """How a converted checkpoint is spoken to, without its weights; see `load` for what is raised."""
+    folder = Path(path)
+    _check_converted(folder, Checkpoint.open(folder).tensors)
+    _, config = read_config(folder)
+    return PromptFormat.open(folder, config)
+
+
 def _check_converted(folder: Path, tensors: Tensors) -> None:
     if any(name.startswith(UNCONVERTED) for name in tensors):
         raise UsageError(

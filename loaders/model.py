@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
+
 from .audio import AudioTower
 from .config import AudioConfig, ModelConfig, UnifiedAudioConfig, UnifiedVisionConfig, VisionConfig
-from .module import Module
+from .module import Module, rows
 from .text import LanguageModel
 from .unified import VisionEmbedder
 from .vision import MultimodalEmbedder, VisionTower
@@ -28,6 +30,14 @@ class MultimodalModel(Module):
             self.embed_vision = _embedder(config, config.vision)
         if config.audio is not None:
             self.embed_audio = _embedder(config, config.audio)
+
+    def see(self, patches: mx.array, positions: mx.array) -> list[mx.array]:
+        """The features of pictures, see `VisionTower`: one array [soft tokens of the picture, hidden] each."""
+        return [self.embed_vision(tokens) for tokens in self.vision_tower(patches, positions)]
+
+    def hear(self, features: mx.array, mask: mx.array) -> list[mx.array]:
+        """The features of clips, see `AudioTower`: one array [soft tokens of the clip, hidden] each."""
+        return [self.embed_audio(tokens) for tokens in rows(*self.audio_tower(features, mask))]
 
 
 def _embedder(config: ModelConfig, medium: Medium) -> MultimodalEmbedder:

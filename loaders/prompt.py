@@ -1,34 +1,50 @@
-"""Messages or text -> token ids, as the checkpoint's own files say: tokenizer, chat template, stop tokens.
+"""A question or a conversation -> what the network takes, as the checkpoint's own files say.
 
-A chat template is a program from a checkpoint. It runs in jinja's sandbox, with the few helpers that the published ones
-call and nothing else.
+Those are the tokenizer, the chat template, the stop tokens, and how media are read.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from ..schemas import read_json, validate
-from ..schemas.errors import ConfigError, UnsupportedError, UsageError
+from ..schemas.errors import ConfigError, MediaError, UsageError
 from .config import ModelConfig, token_ids
+from .consistency import PROCESSOR, TOKENS, check_processor
+from .media import Audio, Image, Kind, MediaOptions, MediaSettings, Medium, Video, read_medium
+from .messages import Attachment, Conversation, Message, conversation, question
+from .placeholders import Marks, expand, expansion
+from .template import TEMPLATE_FILE, render
 
-if TYPE_CHECKING:
-    from jinja2.parser import Parser
-
-TEMPLATE_FILE, TOKENIZER_FILE = "chat_template.jinja", "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
 
-Message = Mapping[str, Any]
+# The ids in `config.json` of what frames a medium and stands for it.
+MARKS: Mapping[Kind, tuple[str, str, str]] = {
+    "image": ("boi_token_id", "image_token_id", "eoi_token_id"),
+    "audio": ("boa_token_id", "audio_token_id", "eoa_token_id"),
+    "video": ("boi_token_id", "video_token_id", "eoi_token_id"),
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the network takes.
+
+    Attributes:
+        ids: the tokens, one placeholder for each soft token of a medium.
+        images, sounds, videos: the media, in the order of their placeholders.
+    """
+
+    ids: tuple[int, ...]
+    images: tuple[Image, ...] = ()
+    sounds: tuple[Audio, ...] = ()
+    videos: tuple[Video, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,31 +52,31 @@ class PromptFormat:
     """How a checkpoint is spoken to.
 
     Attributes:
+        config: what `config.json` says.
         tokenizer: text to ids and back.
         template: the chat template's source; None for a base checkpoint.
         special_tokens: names as templates use them (`bos_token`) to their text.
-        rows: rows of the embedding table; every id is below.
-        bos_id: the token that begins every prompt.
         stop_ids: the tokens that end an answer.
         suppressed_ids: the tokens that an answer never contains.
-        placeholders: ids that stand for a picture, clip or sound, to their text.
+        marks: how media stand in the text, by kind; the kinds are those that the model takes.
+        processor: `processor_config.json`, empty where there is none.
         top_k, top_p: what `generation_config.json` recommends when sampling; None where it says nothing.
     """
 
+    config: ModelConfig
     tokenizer: Tokenizer
     template: str | None
     special_tokens: Mapping[str, str]
-    rows: int
-    bos_id: int
     stop_ids: frozenset[int]
     suppressed_ids: tuple[int, ...]
-    placeholders: Mapping[int, str]
+    marks: Mapping[Kind, Marks]
+    processor: Mapping[str, Any]
     top_k: int | None = None
     top_p: float | None = None
 
     @classmethod
     def open(cls, folder: Path, config: ModelConfig) -> PromptFormat:
-        """Read the tokenizer, the template and the generation config of a checkpoint.
+        """Read the tokenizer, the template, the generation config and the processor config of a checkpoint.
 
         Raises:
             ConfigError: one of the files is missing, cannot be read, or names a token that the model lacks.
@@ -71,151 +87,113 @@ class PromptFormat:
         suppressed = token_ids(generation.get("suppress_tokens"))
         _check_rows(suppressed, config.text.vocab_size, GENERATION_CONFIG)
         return cls(
+            config=config,
             tokenizer=tokenizer,
             template=_read_template(folder / TEMPLATE_FILE, tokenizer_config),
             special_tokens=_special_tokens(tokenizer_config),
-            rows=config.text.vocab_size,
-            bos_id=config.text.bos_token_id,
             stop_ids=_stop_ids(read_json(folder / "config.json"), generation),
             suppressed_ids=suppressed,
-            placeholders=_placeholders(config, tokenizer),
+            marks=_marks(config, tokenizer),
+            processor=_read_optional(folder / PROCESSOR, "processor_config"),
             top_k=generation.get("top_k"),
             top_p=generation.get("top_p"),
         )
 
-    def encode_prompt(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Ids of a conversation, or of one question; a base checkpoint gets BOS and the text.
+    def prepare(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        attachments: Sequence[Attachment] = (),
+        options: MediaOptions | None = None,
+    ) -> Prompt:
+        """Read the media of a question or a conversation, and tokenize it.
+
+        Args:
+            prompt: one question or, for a base checkpoint, the text to continue; or messages.
+            attachments: the media that stand before a question.
+            options: how to read media.
 
         Raises:
-            UsageError: messages for a checkpoint without a chat template; the text names a placeholder.
-            UnsupportedError: a message holds something other than text.
-            ConfigError: the template fails.
+            UsageError: messages for a checkpoint without a chat template, or with attachments beside them; a text
+                names a placeholder; a link leads where it must not.
+            MediaError: the model does not take this kind of medium, or the medium cannot be read.
+            ConfigError: the template fails, or the checkpoint does not say how media are read.
         """
-        if self.template is not None:
-            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            return self.encode(self.render(messages))
-        if isinstance(prompt, str):
-            return self.encode(prompt)
-        raise UsageError("the model has no chat template, so it takes no messages", fix="give the text with -p")
+        if not isinstance(prompt, str) and attachments:
+            raise UsageError("media stand in the messages or beside a question, not both")
+        said = question(prompt, attachments) if isinstance(prompt, str) else conversation(prompt)
+        self._check_texts(said)
+        media = self._read(said.attachments, options or MediaOptions())
+        text = self._continued(prompt, said) if self.template is None else self.render(said.messages)
+        return Prompt(
+            ids=tuple(self.encode(self._expand(text, said.attachments, media))),
+            images=tuple(medium for medium in media if isinstance(medium, Image)),
+            sounds=tuple(clip for medium in media if isinstance(medium, tuple) for clip in medium),
+            videos=tuple(medium for medium in media if isinstance(medium, Video)),
+        )
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with BOS in front exactly once.
 
         Raises:
-            UsageError: the text names the placeholder of a medium.
             ConfigError: the tokenizer gives an id that the model lacks.
         """
-        _check_characters(text)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        _check_rows([*ids, self.bos_id], self.rows, TOKENIZER_FILE)
-        if named := [self.placeholders[token] for token in ids if token in self.placeholders]:
-            raise UsageError(f"the text contains {named[0]}, which stands for a medium", fix="leave it out")
-        while ids and ids[0] == self.bos_id:
+        bos_id = self.config.text.bos_token_id
+        _check_rows([*ids, bos_id], self.config.text.vocab_size, TOKENIZER_FILE)
+        while ids and ids[0] == bos_id:
             ids = ids[1:]
-        return [self.bos_id, *ids]
+        return [bos_id, *ids]
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any) -> str:
         """The text of a conversation.
 
         Args:
-            messages: `role` and `content` each; content is text or a list of parts.
+            messages: `role` and `content` each; content is text or a list of parts, see `Conversation`.
             add_generation_prompt: open the model's turn.
             variables: what else the template may ask for, such as `enable_thinking`.
 
         Raises:
             ConfigError: there is no template, or it fails.
-            UnsupportedError: a message holds something other than text.
         """
         if self.template is None:
             raise ConfigError("there is no chat template", where=TEMPLATE_FILE)
-        check_text_only(messages)
         given = {**self.special_tokens, **variables, "add_generation_prompt": add_generation_prompt}
-        try:
-            return _environment().from_string(self.template).render(messages=messages, **given)
-        except Exception as error:  # the template is a program: any error may come out of it
-            raise ConfigError(f"the chat template fails: {error}", where=TEMPLATE_FILE) from None
+        return render(self.template, {**given, "messages": messages})
 
+    def _continued(self, prompt: str | Sequence[Message], said: Conversation) -> str:
+        """What a base checkpoint continues: the media, then the text."""
+        if not isinstance(prompt, str):
+            raise UsageError("the model has no chat template, so it takes no messages", fix="give the text with -p")
+        return "".join(self.marks[attachment.kind].placeholder for attachment in said.attachments) + prompt
 
-def read_messages(file: Path) -> list[dict[str, Any]]:
-    """The messages of a JSON file: a list of objects with `role` and `content`.
+    def _check_texts(self, said: Conversation) -> None:
+        placeholders = [mark.placeholder for mark in self.marks.values()]
+        for text in said.texts():
+            _check_characters(text)
+            if named := [placeholder for placeholder in placeholders if placeholder in text]:
+                raise UsageError(f"the text contains {named[0]}, which stands for a medium", fix="leave it out")
 
-    Raises:
-        ConfigError: the file is missing or is something else.
-    """
-    document = read_json(file)
-    messages = document.get("messages") if isinstance(document, dict) else document
-    if not isinstance(messages, list) or not messages:
-        raise ConfigError("found no list of messages", where=file.name)
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise ConfigError(f"message {index} lacks role or content", where=file.name)
-        if not isinstance(message["role"], str):
-            raise ConfigError(f"the role of message {index} is no text", where=file.name)
-        if not _is_content(message["content"]):
-            raise ConfigError(f"the content of message {index} is neither text nor a list of parts", where=file.name)
-    return messages
+    def _read(self, attachments: Sequence[Attachment], options: MediaOptions) -> list[Medium]:
+        if not attachments:
+            return []
+        for attachment in attachments:
+            self._check_kind(attachment.kind)
+        check_processor(self.config, self.processor)
+        settings = MediaSettings.from_dict(self.processor)
+        return [read_medium(one.kind, one.open(options.reach), settings, options) for one in attachments]
 
+    def _check_kind(self, kind: Kind) -> None:
+        if kind not in self.marks:
+            takes = ["text", *self.marks]
+            names = " and ".join(filter(None, [", ".join(takes[:-1]), takes[-1]]))
+            raise MediaError(f"the model takes no {kind}, only {names}", fix="leave it out, or take another checkpoint")
 
-def _is_content(content: Any) -> bool:
-    """Text, or parts that each have a type; a part of type text has its text."""
-    if isinstance(content, str):
-        return True
-    parts = content if isinstance(content, list) else [None]
-    return all(isinstance(part, dict) and isinstance(part.get("type"), str) and _has_text(part) for part in parts)
-
-
-def _has_text(part: Mapping[str, Any]) -> bool:
-    return part["type"] != "text" or isinstance(part.get("text"), str)
-
-
-def check_text_only(messages: Sequence[Message]) -> None:
-    """Refuse what the loader cannot read yet.
-
-    Raises:
-        UnsupportedError: a part of a message is not text.
-    """
-    parts = [part for message in messages for part in _parts(message.get("content"))]
-    kinds = [part.get("type") for part in parts if isinstance(part, Mapping)]
-    if others := [kind for kind in kinds if kind != "text"]:
-        raise UnsupportedError(f"a message contains a part of type {others[0]}", fix="give text only for now")
-
-
-def _parts(content: Any) -> list[Any]:
-    return content if isinstance(content, list) else []
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """The sandbox, with transformers' settings and helpers."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-class _GenerationBlock(Extension):
-    """`{% generation %}` marks the model's turns for training; here it is transparent."""
-
-    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """Jinja's own `tojson` escapes for HTML, which a tokenizer would see."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().astimezone().strftime(pattern)
+    def _expand(self, text: str, attachments: Sequence[Attachment], media: Sequence[Medium]) -> str:
+        texts: dict[Kind, list[str]] = {kind: [] for kind in self.marks}
+        for attachment, medium in zip(attachments, media, strict=True):
+            texts[attachment.kind].append(expansion(medium, self.marks[attachment.kind]))
+        return expand(text, self.marks, texts)
 
 
 def _read_optional(file: Path, schema: str) -> dict[str, Any]:
@@ -283,7 +261,22 @@ def _check_rows(ids: Sequence[int], rows: int, where: str) -> None:
         raise ConfigError(f"names the token {strays[0]}, the model has {rows}", where=where)
 
 
-def _placeholders(config: ModelConfig, tokenizer: Tokenizer) -> dict[int, str]:
-    tokens = config.media_tokens
-    ids = (tokens.image_token_id, tokens.video_token_id, tokens.audio_token_id)
-    return {token: tokenizer.id_to_token(token) or str(token) for token in ids if token is not None}
+def _marks(config: ModelConfig, tokenizer: Tokenizer) -> dict[Kind, Marks]:
+    """By kind of medium, for those that the model has the modules and the tokens for.
+
+    Raises:
+        ConfigError: `config.json` gives a token an id that the tokenizer lacks.
+    """
+    modules = {"image": config.vision, "video": config.vision, "audio": config.audio}
+    placeholders = {kind: getattr(config.media_tokens, keys[1]) for kind, keys in MARKS.items()}
+    taken = [kind for kind in MARKS if modules[kind] is not None and placeholders[kind] is not None]
+    return {kind: Marks(*(_mark(key, config, tokenizer) for key in MARKS[kind])) for kind in taken}
+
+
+def _mark(key: str, config: ModelConfig, tokenizer: Tokenizer) -> str:
+    """The text of a token; an id that the config leaves out is that of the text which Gemma 4 has for it."""
+    token = getattr(config.media_tokens, key)
+    text: str | None = TOKENS[key][0] if token is None else tokenizer.id_to_token(token)
+    if text is None or tokenizer.token_to_id(text) is None:
+        raise ConfigError(f"$.{key}: found {token}, which is no token of {TOKENIZER_FILE}", where="config.json")
+    return text

@@ -17,7 +17,7 @@ from mlx import nn
 from ..schemas.errors import ConfigError
 from .cache import Cache, KeysValues
 from .config import LayerConfig, RopeConfig, TextConfig
-from .masks import Mask, causal_mask
+from .masks import Blocks, Mask, block_mask, causal_mask
 from .module import Module
 
 # From here on, tokens sorted by expert read each expert's weights once.
@@ -34,12 +34,12 @@ class TextInputs:
     Attributes:
         embeddings: [B, L, hidden], scaled.
         per_layer: [B, L, layers, P], the PLE table's rows, scaled; None where the model has no PLE.
-        masks: bool [L, K] by kind of layer, in place of the causal ones.
+        blocks: [L], which tokens see each other on sliding layers, see `masks.py`; None where all is causal.
     """
 
     embeddings: mx.array
     per_layer: mx.array | None = None
-    masks: Mapping[str, mx.array] = field(default_factory=dict)
+    blocks: Blocks | None = None
 
 
 @dataclass
@@ -50,27 +50,26 @@ class Pass:
         offset: position of the first query.
         window: how many keys a query sees on sliding layers, itself included.
         caches: by layer; empty for a pass without a past.
-        masks: see `TextInputs`.
+        blocks: see `TextInputs`.
         shared: keys and values by the layer that computed them, each [B, heads, K, D].
     """
 
     offset: int
     window: int
     caches: Mapping[int, Cache]
-    masks: Mapping[str, mx.array]
+    blocks: Blocks | None = None
     shared: dict[int, KeysValues] = field(default_factory=dict)
+    _block_masks: dict[tuple[int, int], mx.array] = field(default_factory=dict)
 
     def mask(self, layer: LayerConfig, queries: int, keys: int) -> Mask:
         """What the last `queries` of `keys` tokens may see on `layer`."""
-        given = self.masks.get(layer.attention)
-        if given is not None:
-            return given
-        return causal_mask(queries, keys, self.window if layer.is_sliding else None)
-
-    def narrow(self, length: int) -> None:
-        """Go on with the last of the `length` queries alone."""
-        self.offset += length - 1
-        self.masks = {kind: mask[-1:] for kind, mask in self.masks.items()}
+        if not layer.is_sliding:
+            return causal_mask(queries, keys)
+        if self.blocks is None:
+            return causal_mask(queries, keys, self.window)
+        if (queries, keys) not in self._block_masks:
+            self._block_masks[queries, keys] = block_mask(self.blocks, queries, keys, self.window)
+        return self._block_masks[queries, keys]
 
 
 class Rotary:
@@ -314,7 +313,7 @@ class DecoderLayer(Module):
         normed = self.input_layernorm(x)
         keys_values = self.self_attn.keys_values(normed, step)
         if narrow:
-            step.narrow(x.shape[1])
+            step.offset += x.shape[1] - 1
             x, normed = x[:, -1:], normed[:, -1:]
         x = x + self.post_attention_layernorm(self.self_attn(normed, keys_values, step))
         x = x + self.post_feedforward_layernorm(self._feed_forward(x))
@@ -401,7 +400,7 @@ class TextModel(Module):
         """
         caches = caches or {}
         offset = next(iter(caches.values())).offset if caches else 0
-        step = Pass(offset, self.config.sliding_window, caches, inputs.masks)
+        step = Pass(offset, self.config.sliding_window, caches, inputs.blocks)
         x, per_layer = inputs.embeddings, self._project_per_layer(inputs)
         for index, layer in enumerate(self.layers):
             # The layers after this one write no keys and values, so what precedes the last position can stop here.

@@ -20,6 +20,9 @@ from .config import VisionConfig
 from .module import Linear, Module, clamp, rows
 from .text import gated, value_norm
 
+# Scores of an attention at once: 512 MiB in float32.
+SCORES_AT_ONCE = 1 << 27
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -93,6 +96,18 @@ class PatchEmbedder(Module):
         return mx.where(is_patch(positions)[..., None], embedded, 0)
 
 
+def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> mx.array:
+    """Attention without a scale: queries, keys, values [B, heads, N, D], mask bool [B, 1, 1, N] to [B, heads, N, D].
+
+    The queries come in slices: where mlx has no fused kernel it holds all scores of a call.
+    """
+    batch, heads, length, _ = queries.shape
+    step = max(1, SCORES_AT_ONCE // (batch * heads * length))
+    slices = (queries[:, :, start : start + step] for start in range(0, length, step))
+    out = [mx.fast.scaled_dot_product_attention(part, keys, values, scale=1.0, mask=mask) for part in slices]
+    return mx.concatenate(out, axis=2) if len(out) > 1 else out[0]
+
+
 class VisionAttention(Module):
     """Bidirectional attention over the patches of a picture."""
 
@@ -112,8 +127,8 @@ class VisionAttention(Module):
         queries = rotate(self.q_norm(self._heads(self.q_proj(x))), grid)
         keys = rotate(self.k_norm(self._heads(self.k_proj(x))), grid)
         values = value_norm(self._heads(self.v_proj(x)), self.eps)
-        by_head = (heads.transpose(0, 2, 1, 3) for heads in (queries, keys, values))
-        out = mx.fast.scaled_dot_product_attention(*by_head, scale=1.0, mask=grid.mask)
+        queries, keys, values = (heads.transpose(0, 2, 1, 3) for heads in (queries, keys, values))
+        out = attend(queries, keys, values, grid.mask)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1))
 
     def _heads(self, x: mx.array) -> mx.array:

@@ -17,6 +17,7 @@
     │       ├── TensorShapeError
     │       └── NonFiniteError
     ├── MediaError               a picture, sound or clip that cannot be read or used
+    │   └── PlaceholderError     a prompt has more or fewer places for media than there are
     └── OutputError              the output cannot be written: it exists, or the disk is full
 
 A message is one line: where it happened, what is wrong, and what to do about it.
@@ -118,6 +119,10 @@ class NonFiniteError(TensorError):
 
 class MediaError(G4ConvertError):
     """A picture, sound or clip that cannot be read, or that the model cannot take."""
+
+
+class PlaceholderError(MediaError):
+    """A prompt has more or fewer places for a kind of medium than there are media, or features of them."""
 
 
 class OutputError(G4ConvertError):

@@ -8,19 +8,27 @@ from __future__ import annotations
 from .audio import Audio, read_audio
 from .config import AudioSettings, ImageSettings, MediaSettings, VideoSettings
 from .image import Image, read_image
-from .source import Source
+from .links import Reach
+from .reading import Kind, MediaOptions, Medium, read_medium
+from .source import Blob, Source
 from .video import Video, read_video
 
 __all__ = [
     "Audio",
     "AudioSettings",
+    "Blob",
     "Image",
     "ImageSettings",
+    "Kind",
+    "MediaOptions",
     "MediaSettings",
+    "Medium",
+    "Reach",
     "Source",
     "Video",
     "VideoSettings",
     "read_audio",
     "read_image",
+    "read_medium",
     "read_video",
 ]

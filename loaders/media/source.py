@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,8 +16,6 @@ from ...schemas.errors import MediaError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-
-Source = str | Path | bytes
 
 KINDS = {"audio": "sound", "video": "video"}
 # FFmpeg names its readers of single pictures so.
@@ -28,8 +27,21 @@ MICROSECOND = 1e-6
 UNKNOWN_SIZES = (b"\0\0\0\0", b"\xff\xff\xff\xff")
 
 
+@dataclass(frozen=True)
+class Blob:
+    """The bytes of a file, and what to call them in messages."""
+
+    data: bytes
+    name: str
+
+
+Source = str | Path | bytes | Blob
+
+
 def name_of(source: object) -> str:
     """The name of a source, for messages."""
+    if isinstance(source, Blob):
+        return source.name
     if isinstance(source, bytes):
         return f"data of {len(source)} bytes"
     return str(source) if isinstance(source, str | Path) else "picture"
@@ -44,7 +56,7 @@ def opened(source: Source) -> Iterator[BinaryIO]:
     """
     name = name_of(source)
     try:
-        stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")  # noqa: SIM115
+        stream = _stream(source)
     except FileNotFoundError:
         raise MediaError("there is no such file", where=name, fix="check the path") from None
     except (OSError, ValueError) as error:
@@ -54,6 +66,12 @@ def opened(source: Source) -> Iterator[BinaryIO]:
             raise MediaError("the file is empty", where=name, fix="fetch or record it again")
         stream.seek(0)
         yield stream
+
+
+def _stream(source: Source) -> BinaryIO:
+    if isinstance(source, Blob):
+        return io.BytesIO(source.data)
+    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
 
 
 @contextmanager

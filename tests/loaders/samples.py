@@ -19,7 +19,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 WINDOW = 8
 PAD, EOS, BOS, UNK, TURN, END_OF_TURN, TOOL, IMAGE, VIDEO, AUDIO = range(10)
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<tool>", "<|image|>", "<|video|>", "<|audio|>")
+FRAMING = ("<|image>", "<image|>", "<|audio>", "<audio|>")
 FIRST_BYTE = len(SPECIAL)
+BOI, EOI, BOA, EOA = range(FIRST_BYTE + 256, FIRST_BYTE + 260)
 VOCABULARY = FIRST_BYTE + 256 + 6
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -136,10 +138,10 @@ def multimodal(text: Mapping[str, Any] | None = None, **changes: Any) -> dict[st
         "image_token_id": IMAGE,
         "video_token_id": VIDEO,
         "audio_token_id": AUDIO,
-        "boi_token_id": VOCABULARY - 1,
-        "eoi_token_id": VOCABULARY - 2,
-        "boa_token_id": VOCABULARY - 3,
-        "eoa_token_index": VOCABULARY - 4,
+        "boi_token_id": BOI,
+        "eoi_token_id": EOI,
+        "boa_token_id": BOA,
+        "eoa_token_index": EOA,
         "eos_token_id": [EOS, END_OF_TURN],
         "tie_word_embeddings": True,
         "vision_soft_tokens_per_image": 70,
@@ -200,10 +202,11 @@ def tokenizer() -> Tokenizer:
     """One token for each byte, as Gemma's falls back to for what its vocabulary lacks."""
     vocabulary = {token: index for index, token in enumerate(SPECIAL)}
     vocabulary |= {f"<0x{byte:02X}>": FIRST_BYTE + byte for byte in range(256)}
+    vocabulary |= {token: BOI + index for index, token in enumerate(FRAMING)}
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
     made.normalizer = normalizers.Replace(" ", "▁")
     made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " ")])
-    made.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    made.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (*SPECIAL, *FRAMING)])
     return made
 
 

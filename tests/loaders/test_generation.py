@@ -25,6 +25,7 @@ from g4convert.loaders.generation import (
     suppression,
 )
 from g4convert.loaders.loading import LoadedModel, load
+from g4convert.loaders.merge import merge
 from g4convert.schemas.errors import UsageError
 from g4convert.tests.loaders.samples import WINDOW, byte_ids, multimodal, tokenizer, write_checkpoint
 from hypothesis import given
@@ -55,7 +56,7 @@ def greedy_by_definition(model: LoadedModel, ids: list[int], count: int) -> list
 
 @pytest.mark.parametrize("chunk", [1, 3, WINDOW, 512])
 def test_greedy_decoding_is_the_argmax_of_whole_passes(model: LoadedModel, chunk: int) -> None:
-    ids, count = model.prompt.encode_prompt(PROMPT), 3 * WINDOW
+    ids, count = list(model.prompt.prepare(PROMPT).ids), 3 * WINDOW
 
     *_, last = stream(model, PROMPT, max_tokens=count, chunk=chunk)
 
@@ -177,9 +178,10 @@ def test_an_unfinished_character_comes_at_the_end() -> None:
 
 def test_decoding_hands_out_as_many_as_asked(model: LoadedModel) -> None:
     sampler = Sampler.make(Sampling(), model.prompt, model.config.text.vocab_size)
+    prompt = merge(model.config, np.array([2, 30]), {})
 
-    assert len(list(decode(model.text, [2, 30], sampler, count=1))) == 1
-    assert len(list(decode(model.text, [2, 30], sampler, count=7))) == 7
+    assert len(list(decode(model.text, prompt, sampler, count=1))) == 1
+    assert len(list(decode(model.text, prompt, sampler, count=7))) == 7
 
 
 def test_the_numbers_of_a_run(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from g4convert.loaders import text
 from g4convert.loaders.cache import make_caches
-from g4convert.loaders.config import FULL, SLIDING, RopeConfig
-from g4convert.loaders.masks import sliding_mask
+from g4convert.loaders.config import RopeConfig
+from g4convert.loaders.masks import NO_BLOCK
 from g4convert.loaders.model import language_model
 from g4convert.schemas.errors import ConfigError
 from g4convert.tests.loaders.samples import WINDOW, moe_block, multimodal, random_network, text_only
@@ -71,17 +72,17 @@ def test_rows_of_a_batch_do_not_mix(network: text.LanguageModel) -> None:
     close(network(tokens)[1:2], network(tokens[1:2]))
 
 
-def test_masks_that_are_given_replace_the_causal_ones(network: text.LanguageModel) -> None:
+def test_a_vision_block_sees_itself_on_sliding_layers(network: text.LanguageModel) -> None:
     inputs = network.model.embed(ids())
-    own = {SLIDING: sliding_mask(LENGTH, LENGTH, WINDOW), FULL: mx.tril(mx.ones((LENGTH, LENGTH), mx.bool_))}
-    seeing_all = {kind: mx.ones((LENGTH, LENGTH), mx.bool_) for kind in (SLIDING, FULL)}
-
-    same = network(text.TextInputs(inputs.embeddings, inputs.per_layer, own))
-    other = network(text.TextInputs(inputs.embeddings, inputs.per_layer, seeing_all))
+    blocks = np.full(LENGTH, NO_BLOCK, np.int32)
+    same = network(replace(inputs, blocks=blocks))
+    blocks[2:6] = 0
+    other = network(replace(inputs, blocks=blocks))
 
     close(same, network(ids()))
-    close(network(text.TextInputs(inputs.embeddings, inputs.per_layer, own), last_only=True), same[:, -1:])
-    assert not np.allclose(np.array(other), np.array(same), atol=1e-2)
+    close(other[:, :2], same[:, :2])
+    assert not np.allclose(np.array(other[:, 2]), np.array(same[:, 2]), atol=1e-2)
+    close(network(replace(inputs, blocks=blocks), last_only=True), other[:, -1:])
 
 
 def test_inputs_without_the_ple_rows_are_refused() -> None:

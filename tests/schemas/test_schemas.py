@@ -23,7 +23,7 @@ Read = Callable[[str], Any]
 
 
 def test_every_file_has_a_schema() -> None:
-    expected = ["config", "conversion", "generation_config", "processor_config", "quantization", "recipe"]
+    expected = ["config", "conversion", "generation_config", "messages", "processor_config", "quantization", "recipe"]
 
     assert expected == [name for name in SCHEMAS if name != "tokenizer_config"]
 

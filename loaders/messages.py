@@ -1,0 +1,153 @@
+"""A conversation: messages as OpenAI and transformers have them -> messages for the chat template, and their media."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from ..schemas import read_json, validate
+from ..schemas.errors import ConfigError, UsageError
+from .media import Kind, Reach, Source
+from .media.links import base64_or_link, resolve
+
+Message = Mapping[str, Any]
+
+# The kind of medium that a type of part brings, and the keys that may hold it.
+PARTS: Mapping[str, tuple[Kind, tuple[str, ...]]] = {
+    "image_url": ("image", ("image_url",)),
+    "input_audio": ("audio", ("input_audio",)),
+    "audio_url": ("audio", ("audio_url",)),
+    "video_url": ("video", ("video_url",)),
+    "image": ("image", ("image", "url", "path")),
+    "audio": ("audio", ("audio", "url", "path")),
+    "video": ("video", ("video", "url", "path")),
+}
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A picture, sound or clip of a conversation.
+
+    Attributes:
+        kind: what it is.
+        link: where it is: a path, a URL, the bytes of a file, an open picture, or OpenAI's object with `data` or `url`.
+    """
+
+    kind: Kind
+    link: Any
+
+    def open(self, reach: Reach) -> Source | PIL.Image.Image:
+        """What to read.
+
+        Raises:
+            UsageError: the link leads where it must not.
+            MediaError: it leads nowhere.
+        """
+        link = self.link
+        if isinstance(link, Mapping) and "data" in link:
+            return base64_or_link(link["data"], reach)
+        if isinstance(link, Mapping):
+            link = link["url"]
+        if isinstance(link, Path):
+            return reach.folder / link
+        return resolve(link, reach) if isinstance(link, str) else link
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is said, and what is shown.
+
+    Attributes:
+        messages: as chat templates take them; a medium is a part that has a type and nothing else.
+        attachments: the media, in the order of their parts.
+    """
+
+    messages: tuple[Message, ...]
+    attachments: tuple[Attachment, ...] = ()
+
+    def texts(self) -> list[str]:
+        """Every text that is said."""
+        contents = [message.get("content") for message in self.messages]
+        return [text for content in contents for text in _texts(content)]
+
+
+def attachments(
+    *, images: Sequence[Any] = (), sounds: Sequence[Any] = (), videos: Sequence[Any] = ()
+) -> tuple[Attachment, ...]:
+    """Media by kind, each a path, a URL, the bytes of a file or, for pictures, an open one."""
+    kinds: tuple[tuple[Kind, Sequence[Any]], ...] = (("image", images), ("audio", sounds), ("video", videos))
+    return tuple(Attachment(kind, link) for kind, links in kinds for link in links)
+
+
+def read_messages(file: Path) -> list[Message]:
+    """The messages of a JSON file: a list of them, or an object that has such a list as `messages`.
+
+    Raises:
+        ConfigError: the file is missing or is something else.
+    """
+    document = read_json(file)
+    nested = isinstance(document, dict) and "messages" in document
+    messages: list[Message] = document["messages"] if nested else document
+    validate(messages, "messages", where=file.name, at="$.messages" if nested else "$")
+    return messages
+
+
+def conversation(messages: Sequence[Message]) -> Conversation:
+    """Take the media out of messages.
+
+    Raises:
+        UsageError: the messages break their schema, or a part holds no medium.
+    """
+    try:
+        validate(list(messages), "messages", where="messages")
+    except ConfigError as error:
+        raise UsageError(error.what, where=error.where) from None
+    attachments = [_attachment(part) for part in _media_parts(messages)]
+    return Conversation(tuple(map(_without_media, messages)), tuple(attachments))
+
+
+def question(text: str, attachments: Sequence[Attachment] = ()) -> Conversation:
+    """One turn: the media, then the text."""
+    parts = [{"type": attachment.kind} for attachment in attachments]
+    content = [*parts, {"type": "text", "text": text}] if parts else text
+    return Conversation(({"role": "user", "content": content},), tuple(attachments))
+
+
+def _media_parts(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return [part for part in parts if part["type"] in PARTS]
+
+
+def _attachment(part: Mapping[str, Any]) -> Attachment:
+    kind, keys = PARTS[part["type"]]
+    link = next((part[key] for key in keys if key in part), None)
+    if _is_link(link):
+        return Attachment(kind, link)
+    found = "nothing" if link is None else f"a {type(link).__name__}"
+    raise UsageError(f"a part of type {part['type']} holds {found}", where="messages", fix="give it a path or a URL")
+
+
+def _is_link(link: object) -> bool:
+    if isinstance(link, Mapping):
+        return isinstance(link.get("data", link.get("url")), str)
+    return isinstance(link, str | Path | bytes | PIL.Image.Image)
+
+
+def _without_media(message: Message) -> Message:
+    content = message.get("content")
+    return {**message, "content": [_bare(part) for part in content]} if isinstance(content, list) else message
+
+
+def _bare(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"type": PARTS[part["type"]][0]} if part["type"] in PARTS else part
+
+
+def _texts(content: Any) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in content or () if part["type"] == "text"]
