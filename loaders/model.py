@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from .audio import AudioTower
-from .config import AudioConfig, ModelConfig, UnifiedAudioConfig, UnifiedVisionConfig, VisionConfig
+from .config import UNIFIED, AudioConfig, ModelConfig, UnifiedAudioConfig, UnifiedVisionConfig, VisionConfig
 from .module import Module, rows
 from .text import LanguageModel
 from .unified import VisionEmbedder
@@ -19,6 +19,7 @@ class MultimodalModel(Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.unified = config.family == UNIFIED
         self.language_model = LanguageModel(config.text)
         if isinstance(config.vision, VisionConfig):
             self.vision_tower = VisionTower(config.vision)
@@ -32,12 +33,24 @@ class MultimodalModel(Module):
             self.embed_audio = _embedder(config, config.audio)
 
     def see(self, patches: mx.array, positions: mx.array) -> list[mx.array]:
-        """The features of pictures, see `VisionTower`: one array [soft tokens of the picture, hidden] each."""
-        return [self.embed_vision(tokens) for tokens in self.vision_tower(patches, positions)]
+        """The features of pictures: one array [soft tokens of the picture, hidden] each.
+
+        Args:
+            patches: float32 [B, N, patch features], see `VisionTower` and `VisionEmbedder`.
+            positions: int [B, N, 2], -1 for padding.
+        """
+        vision = self.vision_embedder if self.unified else self.vision_tower
+        return [self.embed_vision(tokens) for tokens in vision(patches, positions)]
 
     def hear(self, features: mx.array, mask: mx.array) -> list[mx.array]:
-        """The features of clips, see `AudioTower`: one array [soft tokens of the clip, hidden] each."""
-        return [self.embed_audio(tokens) for tokens in rows(*self.audio_tower(features, mask))]
+        """The features of sounds: one array [soft tokens of the sound, hidden] each.
+
+        Args:
+            features: float32 [B, T, mel bins], see `AudioTower`; for `gemma4_unified` [B, T, samples of a frame].
+            mask: bool [B, T], True = a frame, False = padding.
+        """
+        tokens, mask = (features, mask) if self.unified else self.audio_tower(features, mask)
+        return [self.embed_audio(one) for one in rows(tokens, mask)]
 
 
 def _embedder(config: ModelConfig, medium: Medium) -> MultimodalEmbedder:

@@ -6,7 +6,7 @@ Everything that a file can do wrong is one `MediaError`, one line that names it.
 from __future__ import annotations
 
 from .audio import Audio, read_audio
-from .config import AudioSettings, ImageSettings, MediaSettings, VideoSettings
+from .config import AudioSettings, ImageSettings, MediaSettings, VideoSettings, WaveformSettings
 from .image import Image, read_image
 from .links import Reach
 from .reading import Kind, MediaOptions, Medium, read_medium
@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "Video",
     "VideoSettings",
+    "WaveformSettings",
     "read_audio",
     "read_image",
     "read_medium",

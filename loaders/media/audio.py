@@ -1,4 +1,4 @@
-"""A sound -> log-mel frames: decoded and resampled by FFmpeg, one channel."""
+"""A sound -> log-mel frames, or frames of samples: decoded and resampled by FFmpeg, one channel."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...schemas.errors import MediaError
-from .config import AudioSettings
+from .config import AudioSettings, WaveformSettings
 from .mel import count_soft_tokens, log_mel
 from .source import Source, check_length, container, cut_off, declared_seconds, first_stream, name_of, size_unknown
+from .waveform import frames
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
+SoundSettings = AudioSettings | WaveformSettings
+
 
 @dataclass(frozen=True)
 class Audio:
-    """A clip as the audio tower takes it.
+    """A clip as the network takes it.
 
     Attributes:
-        features: [F, mel bins] float32; zero where not valid.
+        features: [F, mel bins], zero where not valid, or [F, samples of a frame]; float32.
         valid: [F] bool: True for a frame of sound, False for padding.
         soft_tokens: places that the clip takes in the prompt.
     """
@@ -34,7 +37,7 @@ class Audio:
     soft_tokens: int
 
 
-def read_audio(source: Source, settings: AudioSettings, *, split: bool = False) -> tuple[Audio, ...]:
+def read_audio(source: Source, settings: SoundSettings, *, split: bool = False) -> tuple[Audio, ...]:
     """Read a sound, at any rate and with any number of channels, of any file that FFmpeg decodes.
 
     Args:
@@ -53,7 +56,7 @@ def read_audio(source: Source, settings: AudioSettings, *, split: bool = False) 
 
 
 def from_samples(
-    samples: NDArray[np.float32], settings: AudioSettings, *, split: bool = False, name: str = "samples"
+    samples: NDArray[np.float32], settings: SoundSettings, *, split: bool = False, name: str = "samples"
 ) -> tuple[Audio, ...]:
     """Like `read_audio`, from [n] mono samples at `sampling_rate`, -1 to 1."""
     samples = np.asarray(samples, np.float32)
@@ -79,12 +82,15 @@ def from_samples(
     return tuple(_clip(piece, settings) for piece in pieces)
 
 
-def _split(samples: NDArray[np.float32], settings: AudioSettings) -> list[NDArray[np.float32]]:
+def _split(samples: NDArray[np.float32], settings: SoundSettings) -> list[NDArray[np.float32]]:
     """As few pieces as fit, of equal length to a sample: none is too short, none is lost."""
     return np.array_split(samples, -(-len(samples) // settings.max_samples))
 
 
-def _clip(samples: NDArray[np.float32], settings: AudioSettings) -> Audio:
+def _clip(samples: NDArray[np.float32], settings: SoundSettings) -> Audio:
+    if isinstance(settings, WaveformSettings):
+        features, valid = frames(samples, settings)
+        return Audio(features, valid, len(features))
     features, valid = log_mel(samples, settings)
     return Audio(features, valid, count_soft_tokens(valid))
 

@@ -6,15 +6,19 @@ A field that the file leaves out takes transformers' class default (`schemas/pro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from ...schemas.defaults import filled
-from ...schemas.errors import ConfigError, UnsupportedModelError
+from ...schemas.errors import ConfigError
 
 WHERE = "processor_config.json"
 SOFT_TOKENS = (70, 140, 280, 560, 1120)
 """The budgets that Gemma 4 was trained with."""
+
+# How the names of the two families' processors begin, and the parts that have such a name.
+TOWERS, UNIFIED = "Gemma4", "Gemma4Unified"
+PARTS = ("image_processor", "feature_extractor", "video_processor")
 
 Json = Mapping[str, Any]
 
@@ -52,6 +56,10 @@ class ImageSettings:
     def from_dict(cls, document: Json) -> Self:
         """Read a complete `image_processor`, or `video_processor` for the subclass."""
         return cls(**_taken(cls, document))
+
+    def merged(self) -> Self:
+        """The same for `gemma4_unified`, which has no tower to pool: one patch is as large as a soft token."""
+        return replace(self, patch_size=self.side_step, pooling_kernel_size=1)
 
     @property
     def side_step(self) -> int:
@@ -127,6 +135,39 @@ class AudioSettings:
         return self.max_samples / self.sampling_rate
 
 
+@dataclass(frozen=True)
+class WaveformSettings:
+    """How a sound becomes frames of samples as they are, for `gemma4_unified`. Lengths are in samples.
+
+    Attributes:
+        audio_seq_length: soft tokens to a clip, at most; one a frame.
+    """
+
+    sampling_rate: int
+    audio_samples_per_token: int
+    audio_seq_length: int
+
+    @classmethod
+    def from_dict(cls, document: Json, audio_seq_length: int) -> Self:
+        """Read a complete `feature_extractor`."""
+        return cls(**_taken(cls, document), audio_seq_length=audio_seq_length)
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest clip; what it lacks to a frame is silence."""
+        return 1
+
+    @property
+    def max_samples(self) -> int:
+        """The longest clip."""
+        return self.audio_seq_length * self.audio_samples_per_token
+
+    @property
+    def max_seconds(self) -> float:
+        """The length of `max_samples`."""
+        return self.max_samples / self.sampling_rate
+
+
 def _check_audio(settings: AudioSettings) -> None:
     at = "$.feature_extractor"
     if settings.frame_length > settings.fft_length:
@@ -154,7 +195,7 @@ class MediaSettings:
     """All of a `processor_config.json`; None where the file has no part for the modality."""
 
     image: ImageSettings | None
-    audio: AudioSettings | None
+    audio: AudioSettings | WaveformSettings | None
     video: VideoSettings | None
 
     @classmethod
@@ -164,29 +205,37 @@ class MediaSettings:
         Where pictures are configured and clips are not (the shortened form), clips are as published.
 
         Raises:
-            UnsupportedModelError: the processors are those of `gemma4_unified`.
             ConfigError: fields contradict each other.
         """
-        image = _part(document, "image_processor", "Gemma4ImageProcessor")
-        audio = _part(document, "feature_extractor", "Gemma4AudioFeatureExtractor")
-        video = _part(document, "video_processor", "Gemma4VideoProcessor")
+        family = _family(document)
+        image = _part(document, "image_processor", f"{family}ImageProcessor")
+        audio = _part(document, "feature_extractor", f"{family}AudioFeatureExtractor")
+        video = _part(document, "video_processor", f"{family}VideoProcessor")
         if video is None and image is not None:
-            video = filled({}, "Gemma4VideoProcessor")
-        whole = filled(document, "Gemma4Processor")
-        return cls(
-            image=None if image is None else ImageSettings.from_dict(image),
-            audio=None if audio is None else AudioSettings.from_dict(audio, whole["audio_seq_length"]),
-            video=None if video is None else VideoSettings.from_dict(video),
-        )
+            video = filled({}, f"{family}VideoProcessor")
+        longest = filled(document, f"{family}Processor")["audio_seq_length"]
+        pictures = None if image is None else ImageSettings.from_dict(image)
+        clips = None if video is None else VideoSettings.from_dict(video)
+        if family == UNIFIED:
+            sounds = None if audio is None else WaveformSettings.from_dict(audio, longest)
+            return cls(pictures and pictures.merged(), sounds, clips and clips.merged())
+        return cls(pictures, None if audio is None else AudioSettings.from_dict(audio, longest), clips)
+
+
+def _family(document: Json) -> str:
+    """How the names of the processors begin."""
+    names = [document.get("processor_class"), *map(_type_of, map(document.get, PARTS))]
+    return UNIFIED if any(name is not None and name.startswith(UNIFIED) for name in names) else TOWERS
+
+
+def _type_of(part: Json | None) -> str | None:
+    return next((value for key, value in (part or {}).items() if key.endswith("_type")), None)
 
 
 def _part(document: Json, name: str, kind: str) -> dict[str, Any] | None:
     part = document.get(name)
     if part is None:
         return None
-    found = next((value for key, value in part.items() if key.endswith("_type")), kind)
-    if found != kind:
-        raise UnsupportedModelError(
-            f"$.{name}: found {found}", where=WHERE, fix=f"media go through {kind} only, for now"
-        )
+    if (found := _type_of(part)) not in (None, kind):
+        raise ConfigError(f"$.{name}: found {found}, allowed is {kind}, as the others are", where=WHERE)
     return filled(part, kind)

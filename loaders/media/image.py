@@ -27,7 +27,7 @@ WHITE = (255, 255, 255, 255)
 
 @dataclass(frozen=True)
 class Image:
-    """A picture as the vision tower takes it.
+    """A picture as the network takes it.
 
     Attributes:
         patches: [N, 3 * patch_size**2] float32; rows of pixels from the top left, the three channels side by side.

@@ -30,7 +30,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Video:
-    """A clip as the vision tower takes it.
+    """A clip as the network takes it.
 
     Attributes:
         patches: [frames, N, 3 * patch_size**2] float32, each frame as in `Image`.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from g4convert.loaders.media import AudioSettings, ImageSettings, MediaSettings, VideoSettings
+from g4convert.loaders.media import AudioSettings, ImageSettings, MediaSettings, VideoSettings, WaveformSettings
 from g4convert.schemas.errors import MediaError
 from g4convert.tests.media import make_media
 from g4convert.tests.support import TESTS, read_json
@@ -19,12 +19,25 @@ def settings() -> tuple[ImageSettings, AudioSettings, VideoSettings]:
     path = TESTS / "schemas" / "documents" / "processor_config" / "published.json"
     found = MediaSettings.from_dict(read_json(path))
     assert found.image is not None
-    assert found.audio is not None
+    assert isinstance(found.audio, AudioSettings)
     assert found.video is not None
     return found.image, found.audio, found.video
 
 
 IMAGE, AUDIO, VIDEO = settings()
+
+
+def unified_settings() -> tuple[ImageSettings, WaveformSettings, VideoSettings]:
+    """As published for the 12B."""
+    path = TESTS / "schemas" / "documents" / "processor_config" / "unified-published.json"
+    found = MediaSettings.from_dict(read_json(path))
+    assert found.image is not None
+    assert isinstance(found.audio, WaveformSettings)
+    assert found.video is not None
+    return found.image, found.audio, found.video
+
+
+UNIFIED_IMAGE, WAVEFORM, UNIFIED_VIDEO = unified_settings()
 
 
 def goldens(kind: str) -> dict[str, Any]:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from g4convert.loaders.media import MediaSettings, read_audio, read_image, read_video
+from g4convert.loaders.media import (
+    AudioSettings,
+    MediaSettings,
+    WaveformSettings,
+    read_audio,
+    read_image,
+    read_video,
+)
 from g4convert.schemas.defaults import left_out
-from g4convert.schemas.errors import ConfigError, UnsupportedModelError
+from g4convert.schemas.errors import ConfigError
 from g4convert.tests.support import CHECKPOINTS, TESTS, read_json
 
 DOCUMENTS = TESTS / "schemas" / "documents" / "processor_config"
@@ -23,7 +30,7 @@ def test_the_published_form_says_everything() -> None:
 
     assert settings.image is not None
     assert settings.video is not None
-    assert settings.audio is not None
+    assert isinstance(settings.audio, AudioSettings)
     assert (settings.image.max_soft_tokens, settings.video.max_soft_tokens, settings.video.num_frames) == (280, 70, 32)
     assert (settings.audio.frame_length, settings.audio.hop_length, settings.audio.fft_length) == (320, 160, 512)
     assert (settings.audio.min_samples, settings.audio.max_samples, settings.audio.max_seconds) == (161, 480_160, 30.01)
@@ -47,7 +54,7 @@ def test_mel_filters_by_their_other_name_count() -> None:
     short["feature_extractor"]["num_mel_filters"] = 80
     audio = MediaSettings.from_dict(short).audio
 
-    assert audio is not None
+    assert isinstance(audio, AudioSettings)
     assert audio.feature_size == 80
 
 
@@ -68,9 +75,22 @@ def test_a_missing_part_is_a_missing_modality() -> None:
     assert settings.audio.audio_seq_length == 750
 
 
-def test_the_other_familys_processors_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModelError, match="Gemma4UnifiedImageProcessor"):
-        MediaSettings.from_dict(document("unified-published"))
+def test_the_12bs_patches_are_as_large_as_a_soft_token() -> None:
+    settings = MediaSettings.from_dict(document("unified-published"))
+
+    assert settings.image is not None
+    assert settings.video is not None
+    assert (settings.image.patch_size, settings.image.side_step, settings.image.max_soft_tokens) == (48, 48, 280)
+    assert (settings.video.patch_size, settings.video.max_soft_tokens, settings.video.num_frames) == (48, 70, 32)
+    assert isinstance(settings.audio, WaveformSettings)
+    assert (settings.audio.min_samples, settings.audio.max_samples, settings.audio.max_seconds) == (1, 480_000, 30.0)
+
+
+def test_the_parts_of_both_families_do_not_mix() -> None:
+    mixed = {**document("published"), "feature_extractor": document("unified-published")["feature_extractor"]}
+
+    with pytest.raises(ConfigError, match="image_processor: found Gemma4ImageProcessor, allowed is Gemma4Unified"):
+        MediaSettings.from_dict(mixed)
 
 
 @pytest.mark.parametrize(
