@@ -74,7 +74,8 @@ def main() -> None:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"g4convert: warning: {message}", err=True)
+    # Names of strangers stand in warnings, too: as an error, it is one line that no terminal acts on.
+    click.echo(f"g4convert: {G4ConvertError(f'warning: {message}')}", err=True)
 
 
 def _quit(message: str, status: int) -> None:

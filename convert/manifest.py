@@ -5,11 +5,12 @@ It holds no time, path, worker count or platform, so the same source, recipe and
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
 from .document import Json, OutputConfig
-from .plan import ConversionPlan, OutputTensor, Step
+from .plan import ConversionPlan, OutputTensor, Shard, Step
 from .source import Source
 
 MANIFEST = "conversion.json"
@@ -31,6 +32,7 @@ def conversion_manifest(
     config: OutputConfig,
     digests: Mapping[str, str],
     sidecars: Mapping[str, str],
+    written: Mapping[str, str],
 ) -> Json:
     """The manifest of a finished conversion.
 
@@ -41,6 +43,7 @@ def conversion_manifest(
         config: the output's config, and how it differs from the source's.
         digests: SHA-256 of every output tensor's bytes.
         sidecars: SHA-256 of every copied file.
+        written: SHA-256 of every other small file.
     """
     return {
         "format": FORMAT,
@@ -49,12 +52,18 @@ def conversion_manifest(
         "options": options,
         "config_additions": config.additions,
         "config_removals": config.removals,
-        "shards": {shard.file: {"bytes": shard.nbytes} for shard in plan.shards},
+        "shards": {shard.file: _shard_entry(shard) for shard in plan.shards},
         "tensors": dict(sorted(_tensors(plan, digests))),
         "dropped": {drop.source.name: drop.reason for drop in plan.drops},
         "unquantized": dict(sorted(plan.unquantized.items())),
         "sidecars": dict(sorted(sidecars.items())),
+        "written": dict(sorted(written.items())),
     }
+
+
+def _shard_entry(shard: Shard) -> Json:
+    """With the digests of its tensors, which lie without gaps, the header's digest covers every byte."""
+    return {"bytes": shard.nbytes, "header_sha256": hashlib.sha256(shard.header).hexdigest()}
 
 
 def _tensors(plan: ConversionPlan, digests: Mapping[str, str]) -> Iterator[tuple[str, Json]]:

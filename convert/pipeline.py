@@ -275,8 +275,9 @@ def _work(chunk: Chunk, descriptor: int) -> list[Piece]:
 def _write_small_files(work: WorkFolder, conversion: Conversion) -> None:
     plan = conversion.plan
     sidecars = {name: work.copy_file(name, path) for name, path in conversion.source.sidecars.items()}
-    work.write_file(CONFIG_FILE, dump(conversion.config.document))
-    work.write_file(INDEX_FILE, dump(index(plan)))
+    written = {CONFIG_FILE: dump(conversion.config.document), INDEX_FILE: dump(index(plan))}
+    for name, data in written.items():
+        work.write_file(name, data)
     digests = {name: digest for tensors in work.done.values() for name, digest in tensors.items()}
     manifest = conversion_manifest(
         conversion.source,
@@ -285,6 +286,7 @@ def _write_small_files(work: WorkFolder, conversion: Conversion) -> None:
         config=conversion.config,
         digests=digests,
         sidecars=sidecars,
+        written={name: hashlib.sha256(data).hexdigest() for name, data in written.items()},
     )
     work.write_file(MANIFEST, dump(manifest))
 

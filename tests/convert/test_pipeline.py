@@ -244,6 +244,8 @@ def test_both_forms_of_a_config_give_the_same_weights(kind: str, options: Option
     assert [len(manifest.pop("dropped")) for manifest in manifests] == [6 if kind == "e2b" else 9, 0]
     additions = [manifest.pop("config_additions") for manifest in manifests]
     assert additions[0] != additions[1]
+    written = [manifest["written"].pop("config.json") for manifest in manifests]
+    assert written[0] != written[1]
     assert manifests[0] == manifests[1]
     for key in ("global_head_dim", "num_global_key_value_heads"):
         texts = [read_json(folder / "config.json")["text_config"] for folder in (one, other)]

@@ -1,0 +1,1 @@
+"""Prove that a converted checkpoint is right, or say exactly what is wrong."""
