@@ -7,7 +7,7 @@ embedding (PLE), E experts, k experts per token. Activations have the dtype of t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -398,6 +398,16 @@ class TextModel(Module):
         Returns:
             [B, L, hidden], or [B, 1, hidden] with `last_only`.
         """
+        x = inputs.embeddings
+        for x in self.layer_outputs(inputs, caches, last_only=last_only):  # noqa: B007  # the last one counts
+            pass
+        out: mx.array = self.norm(x)
+        return out
+
+    def layer_outputs(
+        self, inputs: TextInputs, caches: Mapping[int, Cache] | None = None, *, last_only: bool = False
+    ) -> Iterator[mx.array]:
+        """What each decoder layer hands to the next, layer by layer; see `__call__`."""
         caches = caches or {}
         offset = next(iter(caches.values())).offset if caches else 0
         step = Pass(offset, self.config.sliding_window, caches, inputs.blocks)
@@ -408,8 +418,7 @@ class TextModel(Module):
             if narrow and per_layer is not None:
                 per_layer = per_layer[:, -1:]
             x = layer(x, step, None if per_layer is None else per_layer[:, :, index], narrow=narrow)
-        out: mx.array = self.norm(x)
-        return out
+            yield x
 
     def _project_per_layer(self, inputs: TextInputs) -> mx.array | None:
         """[B, L, layers, P]: the table's rows mixed with a projection of the embeddings.
