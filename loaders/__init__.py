@@ -1,4 +1,4 @@
-"""The minimal MLX loader and runner: `load`, `generate`, `stream`, `run`.
+"""The minimal MLX loader and runner: `load`, `generate`, `stream`, `run`, and what media need.
 
 Importing this package is cheap: mlx comes with the first use of one of these names. No submodule may share a name with
 one of them, or importing it would hide the function.
@@ -12,10 +12,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .generation import Generation, Piece, Sampling, Stats, generate, run, stream
     from .loading import LoadedModel, load
+    from .media import MediaOptions
+    from .messages import attachments
 
-__all__ = ["Generation", "LoadedModel", "Piece", "Sampling", "Stats", "generate", "load", "run", "stream"]
+__all__ = [
+    "Generation",
+    "LoadedModel",
+    "MediaOptions",
+    "Piece",
+    "Sampling",
+    "Stats",
+    "attachments",
+    "generate",
+    "load",
+    "run",
+    "stream",
+]
 
-_HOMES = {"LoadedModel": "loading", "load": "loading"}
+_HOMES = {"LoadedModel": "loading", "load": "loading", "MediaOptions": "media", "attachments": "messages"}
 
 
 def __getattr__(name: str) -> Any:
