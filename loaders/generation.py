@@ -143,6 +143,7 @@ def run(
     Raises:
         G4ConvertError: the checkpoint, the messages or the call is wrong.
     """
+    _check(max_tokens, PREFILL_CHUNK, sampling or Sampling())
     options = options or MediaOptions()
     if isinstance(prompt, Path):
         options = replace(options, reach=replace(options.reach, folder=prompt.parent))
@@ -192,13 +193,17 @@ def stream(
         UsageError: a number is out of its range, or the prompt does not suit the checkpoint.
         ConfigError: the chat template fails.
     """
-    if max_tokens < 1 or chunk < 1:
-        raise UsageError(f"the number of tokens is {min(max_tokens, chunk)}, it must be 1 or more")
     sampling = sampling or Sampling()
-    sampling.check()
+    _check(max_tokens, chunk, sampling)
     prepared = prompt if isinstance(prompt, Prompt) else model.prompt.prepare(prompt)
     sampler = Sampler.make(sampling, model.prompt, model.config.text.vocab_size)
     return _pieces(model, prepared, sampler, max_tokens, chunk)
+
+
+def _check(max_tokens: int, chunk: int, sampling: Sampling) -> None:
+    if max_tokens < 1 or chunk < 1:
+        raise UsageError(f"the number of tokens is {min(max_tokens, chunk)}, it must be 1 or more")
+    sampling.check()
 
 
 def _pieces(model: LoadedModel, prompt: Prompt, sampler: Sampler, count: int, chunk: int) -> Iterator[Piece]:

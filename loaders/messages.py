@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import PIL.Image
 
 from ..schemas import read_json, validate
 from ..schemas.errors import ConfigError, UsageError
+from ..schemas.explain import json_path
 from .media import Kind, Reach, Source
 from .media.links import base64_or_link, resolve
 
@@ -35,10 +36,18 @@ class Attachment:
     Attributes:
         kind: what it is.
         link: where it is: a path, a URL, the bytes of a file, an open picture, or OpenAI's object with `data` or `url`.
+
+    Raises:
+        UsageError: the link is something else.
     """
 
     kind: Kind
     link: Any
+
+    def __post_init__(self) -> None:
+        if not _is_link(self.kind, self.link):
+            found = type(self.link).__name__
+            raise UsageError(f"a medium ({self.kind}) cannot be a value of type {found}", fix="give a path or a URL")
 
     def open(self, reach: Reach) -> Source | PIL.Image.Image:
         """What to read.
@@ -78,8 +87,14 @@ class Conversation:
 def attachments(
     *, images: Sequence[Any] = (), sounds: Sequence[Any] = (), videos: Sequence[Any] = ()
 ) -> tuple[Attachment, ...]:
-    """Media by kind, each a path, a URL, the bytes of a file or, for pictures, an open one."""
+    """Media by kind, each a path, a URL, the bytes of a file or, for pictures, an open one.
+
+    Raises:
+        UsageError: one of them is no list, or holds something else.
+    """
     kinds: tuple[tuple[Kind, Sequence[Any]], ...] = (("image", images), ("audio", sounds), ("video", videos))
+    if single := [links for _, links in kinds if isinstance(links, str | bytes)]:
+        raise UsageError(f"media come as a list, not as {type(single[0]).__name__}", fix="put it into brackets")
     return tuple(Attachment(kind, link) for kind, links in kinds for link in links)
 
 
@@ -92,7 +107,7 @@ def read_messages(file: Path) -> list[Message]:
     document = read_json(file)
     nested = isinstance(document, dict) and "messages" in document
     messages: list[Message] = document["messages"] if nested else document
-    validate(messages, "messages", where=file.name, at="$.messages" if nested else "$")
+    _check(messages, where=file.name, at="$.messages" if nested else "$")
     return messages
 
 
@@ -103,10 +118,10 @@ def conversation(messages: Sequence[Message]) -> Conversation:
         UsageError: the messages break their schema, or a part holds no medium.
     """
     try:
-        validate(list(messages), "messages", where="messages")
+        _check(list(messages), where="messages", at="$")
     except ConfigError as error:
         raise UsageError(error.what, where=error.where) from None
-    attachments = [_attachment(part) for part in _media_parts(messages)]
+    attachments = [_attachment(part) for _, part in _media_parts(messages)]
     return Conversation(tuple(map(_without_media, messages)), tuple(attachments))
 
 
@@ -117,25 +132,47 @@ def question(text: str, attachments: Sequence[Attachment] = ()) -> Conversation:
     return Conversation(({"role": "user", "content": content},), tuple(attachments))
 
 
-def _media_parts(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
-    contents = [message.get("content") for message in messages]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    return [part for part in parts if part["type"] in PARTS]
+def _check(messages: Sequence[Message], *, where: str, at: str) -> None:
+    """What the schema says, and that every medium can be looked for: a schema knows no open pictures.
+
+    Raises:
+        ConfigError: names the file, the JSON path, what was found, and what is allowed.
+    """
+    validate(messages, "messages", where=where, at=at)
+    for path, part in _media_parts(messages):
+        kind, keys = PARTS[part["type"]]
+        key, link = _held(part)
+        if not _is_link(kind, link):
+            found = f"no key {' or '.join(keys)}" if key is None else f"a value of type {type(link).__name__}"
+            place = json_path(path if key is None else [*path, key], at)
+            raise ConfigError(f"{place}: found {found}, allowed is a path or a URL", where=where)
+
+
+def _media_parts(messages: Sequence[Message]) -> Iterator[tuple[list[str | int], Mapping[str, Any]]]:
+    """Every part that is a medium, and the JSON path to it."""
+    for number, message in enumerate(messages):
+        content = message.get("content")
+        for place, part in enumerate(content if isinstance(content, list) else ()):
+            if part["type"] in PARTS:
+                yield [number, "content", place], part
+
+
+def _held(part: Mapping[str, Any]) -> tuple[str | None, Any]:
+    """The key that holds the medium, and what it holds; tables of messages fill the other keys with null."""
+    _, keys = PARTS[part["type"]]
+    return next(((key, part[key]) for key in keys if part.get(key) is not None), (None, None))
 
 
 def _attachment(part: Mapping[str, Any]) -> Attachment:
-    kind, keys = PARTS[part["type"]]
-    link = next((part[key] for key in keys if key in part), None)
-    if _is_link(link):
-        return Attachment(kind, link)
-    found = "nothing" if link is None else f"a {type(link).__name__}"
-    raise UsageError(f"a part of type {part['type']} holds {found}", where="messages", fix="give it a path or a URL")
+    kind, _ = PARTS[part["type"]]
+    _, link = _held(part)
+    return Attachment(kind, link)
 
 
-def _is_link(link: object) -> bool:
+def _is_link(kind: Kind, link: object) -> bool:
     if isinstance(link, Mapping):
         return isinstance(link.get("data", link.get("url")), str)
-    return isinstance(link, str | Path | bytes | PIL.Image.Image)
+    return isinstance(link, str | Path | bytes) or (kind == "image" and isinstance(link, PIL.Image.Image))
 
 
 def _without_media(message: Message) -> Message:

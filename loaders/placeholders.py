@@ -58,7 +58,9 @@ def expand(text: str, marks: Mapping[Kind, Marks], expansions: Mapping[Kind, Seq
             raise PlaceholderError(
                 f"the prompt has {found.placeholder} {places} times, and {media} came with it",
                 where=kind,
-                fix="the chat template may not know this kind of medium",
+                fix="put it into a user's message, or take another chat template"
+                if places < media
+                else "leave that text out of the messages and the template",
             )
     waiting = {marks[kind].placeholder: iter(texts) for kind, texts in expansions.items()}
     # Without any kind, the pattern would match everywhere.

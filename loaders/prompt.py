@@ -115,16 +115,22 @@ class PromptFormat:
 
         Raises:
             UsageError: messages for a checkpoint without a chat template, or with attachments beside them; a text
-                names a placeholder; a link leads where it must not.
+                names a placeholder; a link leads where it must not; an option is not what it may be.
             MediaError: the model does not take this kind of medium, or the medium cannot be read.
             ConfigError: the template fails, or the checkpoint does not say how media are read.
         """
         if not isinstance(prompt, str) and attachments:
-            raise UsageError("media stand in the messages or beside a question, not both")
+            raise UsageError(
+                "media stand in the messages or beside a question, not both",
+                fix="put them into the messages, as image_url, input_audio and video_url",
+            )
+        options = options or MediaOptions()
+        options.check()
         said = question(prompt, attachments) if isinstance(prompt, str) else conversation(prompt)
         self._check_texts(said)
-        media = self._read(said.attachments, options or MediaOptions())
+        media = self._read(said.attachments, options)
         text = self._continued(prompt, said) if self.template is None else self.render(said.messages)
+        _check_characters(text)
         return Prompt(
             ids=tuple(self.encode(self._expand(text, said.attachments, media))),
             images=tuple(medium for medium in media if isinstance(medium, Image)),
@@ -179,6 +185,8 @@ class PromptFormat:
             return []
         for attachment in attachments:
             self._check_kind(attachment.kind)
+        if not self.processor:
+            raise ConfigError("the file is missing", where=PROCESSOR, fix="take the file of the base model")
         check_processor(self.config, self.processor)
         settings = MediaSettings.from_dict(self.processor)
         return [read_medium(one.kind, one.open(options.reach), settings, options) for one in attachments]

@@ -99,7 +99,7 @@ def _too_long(seconds: float, longest: float, name: str) -> MediaError:
     return MediaError(
         f"{seconds:.1f} s of sound, and a clip holds {longest:.1f} s at most",
         where=name,
-        fix="cut it, or have it split into several clips",
+        fix="cut it, or have it split into several clips (--split-audio)",
     )
 
 

@@ -53,7 +53,7 @@ def read_image(source: Source | PIL.Image.Image, settings: ImageSettings, *, sof
         UsageError: there is no such budget.
     """
     if soft_tokens is not None:
-        settings = replace(settings, max_soft_tokens=_checked_budget(soft_tokens))
+        settings = replace(settings, max_soft_tokens=checked_budget(soft_tokens))
     with _faults(name_of(source)):
         if isinstance(source, PIL.Image.Image):
             picture = to_rgb(source)
@@ -63,10 +63,15 @@ def read_image(source: Source | PIL.Image.Image, settings: ImageSettings, *, sof
     return from_rgb(picture, settings, name_of(source))
 
 
-def _checked_budget(soft_tokens: int) -> int:
+def checked_budget(soft_tokens: int) -> int:
+    """A budget that Gemma 4 was trained with.
+
+    Raises:
+        UsageError: it is another one.
+    """
     if soft_tokens not in SOFT_TOKENS:
         allowed = ", ".join(map(str, SOFT_TOKENS))
-        raise UsageError(f"a picture cannot take {soft_tokens} soft tokens", fix=f"choose one of {allowed}")
+        raise UsageError(f"a picture cannot take {soft_tokens} tokens at most", fix=f"choose one of {allowed}")
     return soft_tokens
 
 
@@ -86,7 +91,7 @@ def _faults(name: str) -> Iterator[None]:
         raise MediaError("is not a picture that Pillow can read", where=name, fix="convert it to PNG or JPEG") from None
     except Exception as error:  # each of Pillow's readers has faults of its own
         raise MediaError(
-            f"cannot be decoded as a picture: {error or type(error).__name__}",
+            f"cannot be decoded as a picture: {str(error) or type(error).__name__}",
             where=name,
             fix="it is damaged or cut off; fetch or convert it again",
         ) from None

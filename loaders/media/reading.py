@@ -8,9 +8,9 @@ from typing import Any, Literal
 from ...schemas.errors import ConfigError
 from .audio import Audio, read_audio
 from .config import WHERE, MediaSettings
-from .image import Image, read_image
+from .image import Image, checked_budget, read_image
 from .links import Reach
-from .video import Video, read_video
+from .video import Video, check_options, read_video
 
 Kind = Literal["image", "audio", "video"]
 Medium = Image | Video | tuple[Audio, ...]
@@ -38,6 +38,16 @@ class MediaOptions:
     timestamps: str = "true"
     split_audio: bool = False
     reach: Reach = field(default_factory=Reach)
+
+    def check(self) -> None:
+        """Refuse what has no meaning, whether or not there is a medium that it is for.
+
+        Raises:
+            UsageError: an option is not what it may be.
+        """
+        if self.image_tokens is not None:
+            checked_budget(self.image_tokens)
+        check_options(self.fps, self.max_frames, self.timestamps)
 
 
 def read_medium(kind: Kind, source: Any, settings: MediaSettings, options: MediaOptions) -> Medium:

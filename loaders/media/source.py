@@ -56,6 +56,7 @@ def opened(source: Source) -> Iterator[BinaryIO]:
     """
     name = name_of(source)
     try:
+        _check_regular(source)
         stream = _stream(source)
     except FileNotFoundError:
         raise MediaError("there is no such file", where=name, fix="check the path") from None
@@ -66,6 +67,12 @@ def opened(source: Source) -> Iterator[BinaryIO]:
             raise MediaError("the file is empty", where=name, fix="fetch or record it again")
         stream.seek(0)
         yield stream
+
+
+def _check_regular(source: Source) -> None:
+    """A pipe would be waited for, perhaps forever, and cannot be read twice."""
+    if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
+        raise MediaError("cannot be opened: it is no regular file", where=name_of(source), fix="give a file")
 
 
 def _stream(source: Source) -> BinaryIO:

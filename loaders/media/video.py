@@ -91,7 +91,7 @@ def read_video(
         MediaError: the clip cannot be read, or its frames have no times.
         UsageError: an option is not what it may be.
     """
-    _check_options(fps, max_frames, timestamps)
+    check_options(fps, max_frames, timestamps)
     name, summary = name_of(source), _summarize(source)
     take = partial(frame_indices, rate=summary.rate, settings=settings, fps=fps, max_frames=max_frames, name=name)
     frames, indices = _frames(source, summary.frames, take)
@@ -108,7 +108,12 @@ def read_video(
     )
 
 
-def _check_options(fps: float | None, max_frames: int | None, timestamps: str) -> None:
+def check_options(fps: float | None, max_frames: int | None, timestamps: str) -> None:
+    """Refuse what has no meaning.
+
+    Raises:
+        UsageError: an option is not what it may be.
+    """
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise UsageError(f"a clip cannot be read at {fps} frames a second", fix="give a number above 0")
     if max_frames is not None and max_frames < 1:

@@ -18,6 +18,7 @@ import wave
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -29,7 +30,7 @@ from transformers import Gemma4ImageProcessor, Gemma4VideoProcessor
 from transformers.image_utils import load_image
 from transformers.video_utils import default_sample_indices_fn, read_video_pyav
 
-SETTINGS = MediaSettings.from_dict(reference.config())
+SETTINGS: Any = MediaSettings.from_dict(reference.config())
 RATE, SECONDS = 44_100, 30
 FRAME_RATE, CLIP_SECONDS = 30, 10
 

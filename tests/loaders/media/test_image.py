@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -163,7 +164,7 @@ def test_budgets(budget: int) -> None:
 
 
 def test_another_budget_is_refused() -> None:
-    with pytest.raises(UsageError, match="100 soft tokens; choose one of 70, 140, 280, 560, 1120"):
+    with pytest.raises(UsageError, match="100 tokens at most; choose one of 70, 140, 280, 560, 1120"):
         read_image(picture(), IMAGE, soft_tokens=100)
 
 
@@ -216,6 +217,14 @@ def test_a_picture_without_pixels_is_refused() -> None:
 def test_wide_samples_that_would_be_clipped_are_refused(samples: np.ndarray) -> None:
     with pytest.raises(MediaError, match="not from 0 to 255"):
         read_image(Pillow.fromarray(samples.astype(np.float32)), IMAGE)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    with pytest.raises(MediaError, match="no regular file"):
+        read_image(pipe, IMAGE)
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
