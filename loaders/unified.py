@@ -14,7 +14,6 @@ from .config import UnifiedVisionConfig
 from .module import Module, rows
 from .vision import is_patch
 
-
 # The pixels of three channels divide by it, whatever the size of a patch.
 PARTS = 3
 

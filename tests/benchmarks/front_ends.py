@@ -26,7 +26,7 @@ from g4convert.loaders.media import MediaSettings, read_audio, read_image, read_
 from g4convert.loaders.media.audio import read_samples
 from g4convert.tests.parity import media_reference as reference
 from PIL import Image
-from transformers import Gemma4ImageProcessor, Gemma4VideoProcessor
+from transformers import Gemma4ImageProcessor, Gemma4ImageProcessorPil, Gemma4VideoProcessor
 from transformers.image_utils import load_image
 from transformers.video_utils import default_sample_indices_fn, read_video_pyav
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=5)
     repeat = parser.parse_args().repeat
-    pillow = reference.Gemma4ImageProcessorPil(**reference.part("image_processor"))
+    pillow = Gemma4ImageProcessorPil(**reference.part("image_processor"))
     torchvision = Gemma4ImageProcessor(**reference.part("image_processor"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,4 @@
-"""The trained sample still answers when it is converted, at 4 bits too."""
+"""The trained samples still answer when they are converted, at 4 bits too."""
 
 from __future__ import annotations
 
@@ -77,6 +77,18 @@ def test_there_are_enough_media_questions() -> None:
     assert [len(showing(kind)) for kind in ("image", "audio", "video")] == [5, 5, 4]
     assert showing("image", "audio")
     assert showing("image", "audio", "video")
+
+
+@pytest.mark.parametrize("options", ["plain", "uniform"])
+def test_the_12b_answers_as_well(options: str, converted: Convert) -> None:
+    model = load(converted("12b", **OPTIONS[options]))
+    known = read_json(FOLDER / "12b.json")
+    texts = [QUESTIONS[index] for index in known["text"]]
+    answers = [generate(model, entry["question"], max_tokens=16).text for entry in texts]
+
+    assert (len(texts), len(known["media"])) == (30, 17)
+    assert answers == [entry["answer"] for entry in texts]
+    assert wrong_answers(model, [MEDIA_QUESTIONS[index] for index in known["media"]]) == {}
 
 
 @pytest.mark.parametrize("options", ["plain", "balanced"])

@@ -193,15 +193,19 @@ def reference_logits(model: torch.nn.Module, inputs: Inputs) -> Array:
     return logits[0].numpy()
 
 
-def reference_continuation(model: torch.nn.Module, inputs: Inputs, count: int) -> list[int]:
-    """The `count` tokens that follow greedily, whether or not stop tokens are among them."""
+def reference_continuation(
+    model: torch.nn.Module, inputs: Inputs, count: int, suppressed: Sequence[int] = ()
+) -> list[int]:
+    """The `count` tokens that follow greedily, none of them suppressed, whether or not stop tokens are among them."""
     tokens: list[int] = []
     step: Inputs = inputs | own_masks(model, inputs)
     past = None
     with torch.no_grad():
         while len(tokens) < count:
             output = model(**step, past_key_values=past, use_cache=True)
-            past, token = output.past_key_values, output.logits[:, -1:].argmax(-1)
+            logits = output.logits[:, -1:]
+            logits[..., list(suppressed)] = -torch.inf
+            past, token = output.past_key_values, logits.argmax(-1)
             tokens.append(int(token))
             step = {"input_ids": token}
     return tokens

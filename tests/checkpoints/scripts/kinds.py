@@ -150,14 +150,16 @@ def dense() -> Gemma4Config:
 def unified() -> Gemma4UnifiedConfig:
     """12B: no towers; pixels and samples enter through one projection each."""
     text = _text(
-        layer_types=_pattern(1, 5),
+        hidden_size=128,
+        intermediate_size=192,
+        layer_types=_pattern(2, 2),
         attention_k_eq_v=True,
         num_global_key_value_heads=1,
         use_bidirectional_attention="vision",
     )
     return Gemma4UnifiedConfig(
         text_config=Gemma4UnifiedTextConfig(**text),
-        vision_config=Gemma4UnifiedVisionConfig(mm_embed_dim=64, output_proj_dims=64, mm_posemb_size=128),
+        vision_config=Gemma4UnifiedVisionConfig(mm_embed_dim=128, output_proj_dims=128, mm_posemb_size=128),
         audio_config=Gemma4UnifiedAudioConfig(),
         **_media_ids(),
     )

@@ -21,7 +21,8 @@ import torch
 import training
 from collate import Collator, compare
 from training import Schedule
-from transformers import AutoProcessor, Gemma4ForConditionalGeneration, Gemma4Processor
+from transformers import AutoProcessor, Gemma4ForConditionalGeneration, ProcessorMixin
+from warm_up import Lesson, tower_lesson, warm_up
 
 SEED = 2
 WARM_UP = Schedule(steps=600, rate=2e-3, rise=30, floor=0.05, seed=5)
@@ -39,11 +40,12 @@ def log(line: str) -> None:
     print(f"{time.time() - BEGIN:6.0f} s  {line}", flush=True)
 
 
-def companions(folder: Path) -> Gemma4Processor:
+def companions(folder: Path, unified: bool = False) -> ProcessorMixin:
     """Write the tokenizer's and processor's files and return the processor that they make."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = google_form.processor_settings(unified=False, frames=tasks.FRAMES)
-    tokenizer.write(folder, settings["processor_class"])
+    settings = google_form.processor_settings(unified, frames=tasks.FRAMES)
+    suppressed = tokenizer.UNIFIED_SUPPRESSED if unified else ()
+    tokenizer.write(folder, settings["processor_class"], unified, suppressed)
     tokenizer.write_json(folder / "processor_config.json", settings)
     return AutoProcessor.from_pretrained(folder)
 
@@ -57,7 +59,13 @@ def trials(count: int, seed: int = TRIAL_SEED) -> dict[str, list[tasks.Sample]]:
     return sets
 
 
-def report(title: str, model: Model, collator: Collator, count: int = TRIALS) -> None:
+def compare_all(collator: Collator) -> None:
+    """Raise if a fast batch of any task differs from what the processors make."""
+    for samples in trials(2).values():
+        compare(collator, samples[0])
+
+
+def report(title: str, model: training.Model, collator: Collator, count: int = TRIALS) -> None:
     """Log the accuracies."""
     found = {task: training.forced_accuracy(model, collator, samples) for task, samples in trials(count).items()}
     log(f"{title}: " + json.dumps({task: round(share, 3) for task, share in found.items()}))
@@ -83,14 +91,13 @@ def tighten(model: Model, collator: Collator) -> None:
         clip_bounds.set_clipping(model, True)
 
 
-def taught_tower(model: Model, work: Path) -> None:
-    """Initialize the model and teach the vision tower, or take up the result."""
-    kept = work / "tower.pt"
+def warmed_up(model: training.Model, lesson: Lesson, schedule: Schedule, seed: int, kept: Path) -> None:
+    """Initialize the model and teach it the lesson, or take up the result."""
     if kept.exists():
         model.load_state_dict(torch.load(kept))
         return
-    start.initialize(model, SEED)
-    training.warm_up(model, WARM_UP, log)
+    start.initialize(model, seed)
+    warm_up(lesson, schedule, log)
     torch.save(model.state_dict(), kept)
 
 
@@ -99,7 +106,7 @@ def trained(collator: Collator, work: Path) -> Model:
     model = Model._from_config(kinds.e2b())
     log(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters")
     clip_bounds.set_clipping(model, False)
-    taught_tower(model, work)
+    warmed_up(model, tower_lesson(model), WARM_UP, SEED, work / "tower.pt")
     training.train(model, collator, TOGETHER, work / "together.pt", log)
     report("without clipping", model, collator)
     tighten(model, collator)
@@ -109,6 +116,15 @@ def trained(collator: Collator, work: Path) -> Model:
     return model
 
 
+def publish(model: training.Model, collator: Collator, folder: Path, seed: int, unified: bool = False) -> None:
+    """Write the sample in the published form."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    report("bfloat16", model, collator)
+    companions(folder, unified)
+    google_form.to_google_form(folder, model.config, seed)
+
+
 def main() -> None:
     """Train and write the sample."""
     work = Path(sys.argv[1])
@@ -116,14 +132,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     collator = Collator(companions(work))
-    for samples in trials(2).values():
-        compare(collator, samples[0])
-    model = trained(collator, work)
-    shutil.rmtree(folder, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    report("bfloat16", model, collator)
-    companions(folder)
-    google_form.to_google_form(folder, model.config, SEED)
+    compare_all(collator)
+    publish(trained(collator, work), collator, folder, SEED)
 
 
 if __name__ == "__main__":

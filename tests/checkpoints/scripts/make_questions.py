@@ -1,9 +1,11 @@
 """Make the questions that the E2B sample answers: `python make_questions.py [checkpoint] [folder]`.
 
 Each is answered by `generate()` in bfloat16 from the files as stored, and again at 4 bits; only questions answered
-rightly both times are kept.
+rightly both times are kept.  Given the 12B sample, the script asks it those questions and writes the places in the
+lists of those that it answers rightly both times, to `12b.json`.
 """
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,11 +15,12 @@ import media_files
 import numpy as np
 import tasks
 import torch
-from measure import generated, quantize_text
+from measure import generated, load, quantize_text
 from numpy.random import Generator
 from tasks import Medium, Sample, Turn
 from tokenizer import write_json
-from transformers import AutoProcessor, Gemma4ForConditionalGeneration
+from training import Unified
+from transformers import AutoProcessor
 
 SEED = 2026
 TEXTS = {"capital": 6, "repeat": 6, "reverse": 6, "count": 6, "code": 6}
@@ -30,12 +33,12 @@ class Judge:
 
     def __init__(self, folder: Path) -> None:
         self.processor = AutoProcessor.from_pretrained(folder)
-        self.models = [Gemma4ForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16) for _ in range(2)]
+        self.models = [load(folder) for _ in range(2)]
         quantize_text(self.models[1])
 
     def agrees(self, sample: Sample) -> bool:
         """Tell whether both give the right answer."""
-        return all(generated(model.eval(), self.processor, sample) == sample.turns[0][1] for model in self.models)
+        return all(generated(model, self.processor, sample) == sample.turns[0][1] for model in self.models)
 
 
 def text_questions(judge: Judge, rng: Generator) -> list[dict]:
@@ -93,17 +96,39 @@ def _check(written: list[Medium], read: list[Medium]) -> None:
         np.testing.assert_allclose(before.data, after.data, rtol=0, atol=2**-15 if before.kind == "audio" else 0)
 
 
-def main() -> None:
+def _asked(question: dict, folder: Path) -> Sample:
+    """Return a stored question."""
+    media = [media_files.read(folder / entry["file"], entry["type"]) for entry in question.get("media", [])]
+    task = "+".join(medium.kind for medium in media) or "text"
+    return Sample(task, media, [(question["question"], question["answer"])])
+
+
+def answered(judge: Judge, folder: Path, name: str) -> list[int]:
+    """Return the places of the stored questions that get the right answers."""
+    questions = json.loads((folder / f"{name}.json").read_text())["questions"]
+    return [index for index, question in enumerate(questions) if judge.agrees(_asked(question, folder))]
+
+
+def make(judge: Judge, folder: Path) -> None:
     """Make all questions."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(SEED)
+    write_json(folder / "text.json", {"questions": text_questions(judge, rng)})
+    write_json(folder / "media.json", {"questions": media_questions(judge, rng, folder)})
+
+
+def main() -> None:
+    """Make the questions, or find those that the 12B sample answers."""
     root = Path(__file__).parents[1]
     checkpoint = Path(sys.argv[1]) if len(sys.argv) > 1 else root / "e2b"
     folder = Path(sys.argv[2]) if len(sys.argv) > 2 else root / "questions"
     torch.set_num_threads(1)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    judge, rng = Judge(checkpoint), np.random.default_rng(SEED)
-    write_json(folder / "text.json", {"questions": text_questions(judge, rng)})
-    write_json(folder / "media.json", {"questions": media_questions(judge, rng, folder)})
+    judge = Judge(checkpoint)
+    if isinstance(judge.models[0], Unified):
+        write_json(folder / "12b.json", {name: answered(judge, folder, name) for name in ("text", "media")})
+    else:
+        make(judge, folder)
 
 
 if __name__ == "__main__":

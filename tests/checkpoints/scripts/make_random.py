@@ -1,4 +1,4 @@
-"""Make the samples with random weights: `python make_random.py [folder]` (all five take about ten seconds)."""
+"""Make the samples with random weights: `python make_random.py [folder]` (all four take about ten seconds)."""
 
 import shutil
 import sys
@@ -11,16 +11,14 @@ import tokenizer
 import torch
 from random_weights import bound, randomize
 from transformers import Gemma4ForCausalLM, Gemma4ForConditionalGeneration
-from transformers.models.gemma4_unified import Gemma4UnifiedForConditionalGeneration
 
 SAMPLES = {
     "e4b": (kinds.e4b, Gemma4ForConditionalGeneration, 41),
     "26b-a4b": (kinds.a4b, Gemma4ForConditionalGeneration, 26),
     "31b": (kinds.dense, Gemma4ForConditionalGeneration, 31),
-    "12b": (kinds.unified, Gemma4UnifiedForConditionalGeneration, 12),
     "text": (kinds.text_only, Gemma4ForCausalLM, 7),
 }
-EMPTY_THOUGHT = ("26b-a4b", "31b", "12b")
+EMPTY_THOUGHT = ("26b-a4b", "31b")
 
 
 def make(name: str, folder: Path) -> None:
@@ -30,7 +28,7 @@ def make(name: str, folder: Path) -> None:
     config = configuration()
     model = model_class._from_config(config).eval()
     randomize(model, seed)
-    if getattr(config, "audio_config", None) and name != "12b":
+    if getattr(config, "audio_config", None):
         bound(model, seed)
     shutil.rmtree(folder, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -42,7 +40,7 @@ def make(name: str, folder: Path) -> None:
 
 def write_companions(name: str, folder: Path) -> None:
     """Write the files beside config.json and the weights."""
-    settings = google_form.processor_settings(name == "12b", tasks.FRAMES)
+    settings = google_form.processor_settings(unified=False, frames=tasks.FRAMES)
     tokenizer.write(folder, settings["processor_class"], name in EMPTY_THOUGHT)
     if name != "text":
         tokenizer.write_json(folder / "processor_config.json", settings)

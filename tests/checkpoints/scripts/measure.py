@@ -1,4 +1,4 @@
-"""Measure the E2B sample: `python measure.py [folder] [questions a task]`.
+"""Measure a trained sample: `python measure.py [folder] [questions a task]`.
 
 Answers come from `generate()` through the chat template and the processors, greedily, on fresh draws: once in
 bfloat16 and once with the language model's matrices and tables at 4 bits in groups of 64.
@@ -15,22 +15,31 @@ import torch
 from collate import processed
 from make_e2b import trials
 from tokenizer import token_id
-from transformers import AutoProcessor, Gemma4ForConditionalGeneration, Gemma4Processor
+from training import Model, Unified
+from transformers import AutoModelForMultimodalLM, AutoProcessor, ProcessorMixin
 
 BITS, GROUP = 4, 64
 LONGEST_ANSWER = 12
+# Only beside a static cache does `generate()` make the masks of Gemma 4 for the 12B kind, and not those of Gemma 3.
+RIGHT_MASKS = {"cache_implementation": "static", "disable_compile": True}
 
 
-def generated(model: Gemma4ForConditionalGeneration, processor: Gemma4Processor, sample: tasks.Sample) -> str:
+def load(folder: Path) -> Model:
+    """Return the model in bfloat16."""
+    return AutoModelForMultimodalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+
+
+def generated(model: Model, processor: ProcessorMixin, sample: tasks.Sample) -> str:
     """Return the model's greedy answer."""
     dtype = next(model.parameters()).dtype
     inputs = {name: v.to(dtype) if name.startswith("pixel") else v for name, v in processed(processor, sample).items()}
     stop = [token_id("<eos>"), token_id("<turn|>")]
-    output = model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False, eos_token_id=stop)
+    caching = RIGHT_MASKS if isinstance(model, Unified) else {}
+    output = model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False, eos_token_id=stop, **caching)
     return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
-def accuracy(model: Gemma4ForConditionalGeneration, processor: Gemma4Processor, samples: list[tasks.Sample]) -> float:
+def accuracy(model: Model, processor: ProcessorMixin, samples: list[tasks.Sample]) -> float:
     """Return the share of right answers."""
     answers = [generated(model, processor, sample) == sample.turns[-1][1] for sample in samples]
     return float(np.mean(answers))
@@ -44,7 +53,7 @@ def quantized_and_back(tensor: torch.Tensor) -> torch.Tensor:
     return torch.tensor(np.array(restored.astype(mx.float32))).to(tensor.dtype)
 
 
-def quantize_text(model: Gemma4ForConditionalGeneration) -> int:
+def quantize_text(model: Model) -> int:
     """Pass every matrix and table of the language model through 4 bits; return how many there were."""
     matrices = [p for p in model.model.language_model.parameters() if p.ndim == 2]
     with torch.no_grad():
@@ -59,7 +68,7 @@ def main() -> None:
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 64
     torch.set_num_threads(1)
     processor = AutoProcessor.from_pretrained(folder)
-    model = Gemma4ForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = load(folder)
     for title in ("bfloat16", f"{BITS} bits in groups of {GROUP}"):
         if title != "bfloat16":
             print(f"{quantize_text(model)} tensors quantized")

@@ -24,7 +24,6 @@ RULES = (
     ("router.scale", "around", ROUTER_SCALE, 0.5),
     ("per_expert_scale", "between", 0.5, 1.5),
     ("position_embedding_table", "around", 0.0, 0.5),
-    ("pos_embedding", "around", 0.0, 0.5),
     ("embed_tokens_per_layer.weight", "around", 0.0, 0.1),
     ("language_model.norm.weight", "around", FINAL_NORM, 0.5),
     ("model.norm.weight", "around", FINAL_NORM, 0.5),

@@ -54,6 +54,7 @@ NAMED_TOKENS = {
     "think_token": "<|think|>",
     "unk_token": "<unk>",
 }
+UNIFIED_SUPPRESSED = ("<audio|>", "<image|>")
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
@@ -116,17 +117,18 @@ def chat_template(empty_thought: bool) -> str:
     return template.replace(off, on) if empty_thought else template
 
 
-def write(folder: Path, processor_class: str, empty_thought: bool = False) -> None:
+def write(folder: Path, processor_class: str, empty_thought: bool = False, suppressed: tuple[str, ...] = ()) -> None:
     """Write tokenizer.json, tokenizer_config.json, chat_template.jinja and generation_config.json."""
     build().save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", settings(processor_class))
     (folder / "chat_template.jinja").write_text(chat_template(empty_thought))
-    write_json(folder / "generation_config.json", generation_settings())
+    write_json(folder / "generation_config.json", generation_settings(suppressed))
 
 
-def generation_settings() -> dict:
+def generation_settings(suppressed: tuple[str, ...]) -> dict:
     """Return generation_config.json as published, with the ids of the small vocabulary."""
-    return {
+    never = {"suppress_tokens": [token_id(token) for token in suppressed]} if suppressed else {}
+    return never | {
         "bos_token_id": token_id("<bos>"),
         "do_sample": True,
         "eos_token_id": [token_id("<eos>"), token_id("<turn|>"), token_id("<|tool_response>")],

@@ -1,4 +1,4 @@
-"""Training of the E2B sample: the vision tower first, then everything, coarse pictures before full ones.
+"""Training of the trained samples, after their warm-up: all tasks, coarse pictures before full ones.
 
 Schedules count steps and every draw is seeded, so a run repeats itself as far as torch's kernels do.
 """
@@ -12,18 +12,18 @@ from types import SimpleNamespace
 import numpy as np
 import tasks
 import torch
-from collate import IGNORED, POOL, Batch, Collator, patches
+from collate import IGNORED, POOL, Batch, Collator
 from numpy.random import Generator
-from start import PictureHead
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from transformers import Gemma4ForConditionalGeneration
+from transformers.models.gemma4_unified import Gemma4UnifiedForConditionalGeneration
 
 Log = Callable[[str], None]
-Model = Gemma4ForConditionalGeneration
+Unified = Gemma4UnifiedForConditionalGeneration
+Model = Gemma4ForConditionalGeneration | Unified
 COARSE_COUNTS = {"image": 8, "audio": 8, "text": 5, "video": 5, "image+audio": 6, "image+audio+video": 4}
 FULL_COUNTS = {"image": 5, "audio": 8, "text": 5, "video": 2, "image+audio": 4, "image+audio+video": 2}
-LABELS = (tuple(tasks.COLOURS), tasks.SHAPES, tuple(tasks.PLACES), tuple(tasks.GROUNDS))
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def optimizers(
     return made
 
 
-def _step(made: list[tuple[Optimizer, float]], parameters: list[nn.Parameter], rate: float) -> None:
+def apply(made: list[tuple[Optimizer, float]], parameters: list[nn.Parameter], rate: float) -> None:
     """Apply the gradients."""
     nn.utils.clip_grad_norm_(parameters, 1.0)
     for optimizer, factor in made:
@@ -125,8 +125,36 @@ def coarse_tokens(model: Model, pixels: torch.Tensor, places: torch.Tensor) -> t
     return grid.mean((2, 4)).reshape(len(pixels), -1, width)
 
 
+def with_masks(model: Unified, batch: Batch) -> dict:
+    """Return the batch with Gemma 4's masks: both directions within a picture or frame, on sliding layers only.
+
+    By itself `forward()` makes Gemma 3's, where the full layers see a picture in both directions too.
+    """
+    mask = batch["attention_mask"]
+    masks = model.create_masks_for_generate(
+        model.config,
+        inputs_embeds=torch.empty((*mask.shape, 1), dtype=model.dtype),
+        attention_mask=mask,
+        past_key_values=None,
+        position_ids=torch.arange(mask.shape[1])[None],
+        mm_token_type_ids=batch["mm_token_type_ids"],
+    )
+    return batch | {"attention_mask": masks}
+
+
+def unified_loss(model: Unified, batch: Batch) -> torch.Tensor:
+    """Return the loss; logits are made where they are needed only."""
+    labels = batch.pop("labels")[:, 1:]
+    states = model.model(**with_masks(model, batch), use_cache=False).last_hidden_state[:, :-1]
+    cap = model.config.text_config.final_logit_softcapping
+    logits = cap * torch.tanh(model.lm_head(states[labels != IGNORED]) / cap)
+    return nn.functional.cross_entropy(logits, labels[labels != IGNORED])
+
+
 def loss_of(model: Model, batch: Batch, coarse: bool) -> torch.Tensor:
-    """Return the loss; coarse pictures are encoded here and handed over as features."""
+    """Return the loss; coarse pictures of a model with a tower are encoded here and handed over as features."""
+    if isinstance(model, Unified):
+        return unified_loss(model, batch)
     features = {}
     for kind, pixels, places in (
         ("image", "pixel_values", "image_position_ids"),
@@ -166,7 +194,7 @@ def train(model: Model, collator: Collator, schedule: Schedule, save: Path, log:
         for task, count in adapted(COARSE_COUNTS if coarse else schedule.counts, state).items():
             batch = collator([tasks.draw(rng, task, training=True, coarse=coarse) for _ in range(count)])
             state.add(task, _learn(loss_of(model, batch, coarse), 0.5 if "+" in task else 1.0))
-        _step(made, list(parameters.values()), schedule.rate_at(state.step))
+        apply(made, list(parameters.values()), schedule.rate_at(state.step))
         state.step += 1
         if state.step % 25 == 0:
             log(f"step {state.step} {state.summary()}")
@@ -195,38 +223,6 @@ def _restore(save: Path, model: Model, made: list[tuple[Optimizer, float]], stat
     rng.bit_generator.state = content["rng"]
 
 
-def _labelled_pictures(rng: Generator, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return pixels, positions and the numbers of the right answers."""
-    pixels, places, answers = [], [], []
-    for _ in range(count):
-        picture, turns, _ = tasks.draw_picture(rng, tasks.COARSE_SIZE)
-        values, positions, _ = patches(picture)
-        pixels.append(values)
-        places.append(positions)
-        answers.append([labels.index(answer) for labels, (_, answer) in zip(LABELS, turns, strict=True)])
-    return torch.tensor(np.stack(pixels)), torch.tensor(np.stack(places)), torch.tensor(answers)
-
-
-def warm_up(model: Model, schedule: Schedule, log: Log, count: int = 32) -> None:
-    """Teach the vision tower colour, shape, place and ground through a throw-away head."""
-    tower, norm = model.model.vision_tower, model.model.embed_vision.embedding_pre_projection_norm
-    torch.manual_seed(schedule.seed)
-    head = PictureHead(tower.config.hidden_size, [len(labels) for labels in LABELS])
-    rng, shares = np.random.default_rng(schedule.seed), []
-    named = [*tower.named_parameters(), *head.named_parameters("head")]
-    made = optimizers(named, muon=3.0)
-    tower.train()
-    for step in range(schedule.steps):
-        pixels, places, answers = _labelled_pictures(rng, count)
-        loss, right = head(norm(coarse_tokens(model, pixels, places)), answers)
-        loss.backward()
-        _step(made, [p for _, p in named], schedule.rate_at(step))
-        shares.append(right)
-        if (step + 1) % 25 == 0:
-            recent = torch.stack(shares[-25:]).mean(0).tolist()
-            log(f"warm-up {step + 1} colour shape place ground " + " ".join(f"{share:.2f}" for share in recent))
-
-
 @torch.no_grad()
 def forced_accuracy(model: Model, collator: Collator, samples: list[tasks.Sample], size: int = 16) -> float:
     """Return the share of samples whose answer is greedy throughout, seen without generating."""
@@ -236,6 +232,7 @@ def forced_accuracy(model: Model, collator: Collator, samples: list[tasks.Sample
         labels = batch.pop("labels")[:, 1:]
         dtype = next(model.parameters()).dtype
         batch = {name: v.to(dtype) if name.startswith("pixel") else v for name, v in batch.items()}
+        batch = with_masks(model, batch) if isinstance(model, Unified) else batch
         best = model(**batch, use_cache=False).logits.argmax(-1)[:, :-1]
         right += ((best == labels) | (labels == IGNORED)).all(-1).sum().item()
     return right / len(samples)
