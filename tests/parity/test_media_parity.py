@@ -48,6 +48,7 @@ CASES: Mapping[str, Sequence[Part]] = {
     "two pictures side by side": (4, Picture(7, 5), Picture(3, 5), 2),
     "one clip": (5, Clip(4, 3, 3), 6),
     "two clips": (5, Clip(4, 3, 3), 6, Clip(2, 5, 2), 3),
+    "a clip of twenty frames": (5, Clip(4, 3, 20), 6),
     "clip and picture": (5, Clip(4, 3, 3), 4, Picture(6, 6), 9),
     "one sound": (6, LONGER, 7),
     "two sounds, the shorter first": (5, SHORTER, 6, LONGER, 3),

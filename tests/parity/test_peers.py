@@ -12,7 +12,9 @@ import mlx_vlm.utils
 import numpy as np
 import pytest
 from g4convert.convert import Options, hf_to_mlx
-from g4convert.loaders import load
+from g4convert.loaders import attachments, load
+from g4convert.loaders.encoding import encode
+from g4convert.loaders.merge import merge
 from g4convert.tests.support import CHECKPOINTS, KINDS, copy_of, saved_form
 
 pytestmark = pytest.mark.parity
@@ -74,6 +76,27 @@ def test_a_modality_left_out_does_not_matter_to_the_text(
     output = converted(kind, dtype="float32", modalities=modalities)
 
     assert_same_logits(output, MARKS["4-bit"])
+
+
+@pytest.mark.parametrize("options", ["plain", "4-bit"])
+@pytest.mark.parametrize("kind", ["12b", "e2b"])
+def test_mlx_vlm_hears_the_same(kind: str, options: str, converted: Convert) -> None:
+    """On pictures mlx-vlm 0.7.10 follows a mask that has been superseded, so sounds are compared."""
+    folder = converted(kind, dtype="float32", **OPTIONS[options])
+    model = load(folder, dtype="float32")
+    sound = attachments(sounds=[CHECKPOINTS / "questions" / "sound-4.wav"])
+    prompt = model.prompt.prepare("Is the tone high or low?", attachments=sound)
+    merged = merge(model.config, np.array(prompt.ids), encode(model.network, prompt))
+
+    ours = np.array(model.text(merged.inputs(model.text.model, 0, len(prompt.ids))))
+    (clip,) = prompt.sounds
+    theirs = mlx_vlm.utils.load_model(folder)(
+        mx.array(prompt.ids)[None],
+        input_features=mx.array(clip.features)[None],
+        input_features_mask=mx.array(clip.valid)[None],
+    )
+
+    assert nmse(np.array(theirs.logits), ours) <= MARKS.get(options, 1e-8)
 
 
 def test_a_peer_that_loads_another_tensor_is_noticed(converted: Convert) -> None:
