@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .pipeline import Conversion, Options, hf_to_mlx, prepare
+    from .verification.run import verify
 
-__all__ = ["Conversion", "Options", "hf_to_mlx", "prepare"]
+__all__ = ["Conversion", "Options", "hf_to_mlx", "prepare", "verify"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the pipeline when it is first asked for: the command line's help must not wait for numpy."""
+    """Load a module when it is first asked for: the command line's help must not wait for numpy."""
     if name in __all__:
-        from . import pipeline
-
-        return getattr(pipeline, name)
+        home = ".verification.run" if name == "verify" else ".pipeline"
+        return getattr(import_module(home, __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

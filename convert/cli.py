@@ -157,9 +157,9 @@ def hf_to_mlx(
 @cli.command(epilog="Example: g4convert run gemma-4-E2B-it-4bit -p 'What is the capital of France?'")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", help="A question; for a base model the text to continue.")
-@click.option("--image", multiple=True, metavar="FILE", help="A picture to ask about; may be given several times.")
-@click.option("--audio", multiple=True, metavar="FILE", help="A sound, behind the pictures; several times.")
-@click.option("--video", multiple=True, metavar="FILE", help="A clip, behind the sounds; several times.")
+@click.option("--image", multiple=True, metavar="FILE", help="A picture to ask about. May be given several times.")
+@click.option("--audio", multiple=True, metavar="FILE", help="A sound, likewise; comes after the pictures.")
+@click.option("--video", multiple=True, metavar="FILE", help="A clip, likewise; comes after the sounds.")
 @click.option(
     "--messages",
     type=click.Path(path_type=Path),
@@ -172,7 +172,11 @@ def hf_to_mlx(
 @click.option(
     "--image-tokens", type=int, help="Most tokens of a picture: 70, 140, 280, 560 or 1120.  [default: the model's]"
 )
-@click.option("--fps", type=float, help="Frames of a clip a second.  [default: evenly spaced, --max-frames of them]")
+@click.option(
+    "--fps",
+    type=float,
+    help="Frames of a clip a second, up to --max-frames.  [default: the model's number, evenly spaced]",
+)
 @click.option("--max-frames", type=int, help="Most frames of a clip.  [default: the model's]")
 @click.option(
     "--timestamps",
@@ -226,6 +230,61 @@ def run(
     click.echo(rates(generation), err=True)
 
 
+@cli.command(epilog="Example: g4convert verify gemma-4-E2B-it-4bit --source google/gemma-4-E2B-it --report report.html")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--source", help="What it was made from, a folder or a Hub id; without it, less can be checked.")
+@click.option("--revision", help="Branch, tag or commit of the source on the Hub.")
+@click.option("--reference", metavar="transformers", help="Compute with transformers in float32 besides.")
+@click.option(
+    "--max-kl", type=float, help="Largest mean divergence from the source, in nats.  [default: depends on the bits]"
+)
+@click.option(
+    "--report",
+    "report_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a report, .html for people or .json for programs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def verify(
+    model: Path,
+    source: str | None,
+    revision: str | None,
+    reference: str | None,
+    max_kl: float | None,
+    report_file: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Verify the converted checkpoint in the folder MODEL: files, tensors, numbers, answers.
+
+    The exit status is 1 if something is wrong with it.
+    """
+    from .verification import run
+    from .verification.limits import Limits
+    from .verification.outcome import Status
+    from .verification.report import check_report, write_report
+    from .verification.text import text
+
+    if report_file is not None:
+        check_report(report_file, model)
+    with _line(quiet=quiet) as progress:
+        found = run.verify(
+            model,
+            source=source,
+            revision=revision,
+            reference=reference,
+            limits=Limits(max_kl=max_kl),
+            progress=progress,
+        )
+    if report_file is not None:
+        write_report(found, report_file)
+    _say(lambda: text(found), found.to_dict, as_json=as_json, quiet=quiet)
+    if found.status is Status.FAIL:
+        raise click.exceptions.Exit(1)
+
+
 def _say(text: Callable[[], str], document: Callable[[], Any], *, as_json: bool, quiet: bool) -> None:
     if as_json:
         click.echo(json.dumps(document(), indent=2))
@@ -248,6 +307,22 @@ class _bar:  # noqa: N801
             self._tqdm.update(count)
 
         return progress
+
+    def __exit__(self, *_: object) -> None:
+        self._tqdm.close()
+
+
+class _line:  # noqa: N801
+    """A line on standard error that says what is being done, if that is a terminal; gives the function to call."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self._tqdm = tqdm(bar_format="{desc}", disable=True if quiet else None, leave=False)
+
+    def __enter__(self) -> Callable[[str, str], object]:
+        # Names of tensors come from strangers: nothing that a terminal would act on.
+        return lambda step, what: self._tqdm.set_description_str(str(G4ConvertError(f"{step}: {what}")))
 
     def __exit__(self, *_: object) -> None:
         self._tqdm.close()

@@ -149,12 +149,17 @@ def _unwanted(name: str, config: ModelConfig, parts: frozenset[str], called_for:
     known = called_for.targets.get(name)
     if known is not None:
         return None if known[0].part in parts else NOT_REQUESTED
-    part = _part_of_pattern(config.family).get(NUMBER.sub("{}", name), "text")
-    if part == "text":
+    part = part_of(name, config.family)
+    if part is None or part == "text":
         return None
     if getattr(config, part) is None:
         return f"the config has no {part} section"
     return NOT_REQUESTED if part not in parts and name in called_for.drops else None
+
+
+def part_of(name: str, family: str) -> str | None:
+    """The part that a tensor belongs to, by the tables' name for it; None where the family has no such name."""
+    return _part_of_pattern(family).get(NUMBER.sub("{}", name))
 
 
 @cache

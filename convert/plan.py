@@ -234,11 +234,12 @@ def _step(match: Match, packing: Quantization | None, dtype: str | None) -> Step
     if packing is None:
         outputs: tuple[OutputTensor, ...] = (OutputTensor(target.name, stored, target.shape),)
     else:
-        outputs = _packed_outputs(target.name, target.shape, packing, stored)
+        outputs = packed_outputs(target.name, target.shape, packing, stored)
     return Step(source, target.name, target.part, target.shape, target.transform, packing, outputs)
 
 
-def _packed_outputs(name: str, shape: Shape, packing: Quantization, stored: str) -> tuple[OutputTensor, ...]:
+def packed_outputs(name: str, shape: Shape, packing: Quantization, stored: str) -> tuple[OutputTensor, ...]:
+    """The tensors of a packed weight; `stored` is the dtype of scales and biases in affine mode."""
     *rows, columns = shape
     module = module_path(name)
     weight = OutputTensor(name, "U32", (*rows, columns * packing.bits // 32))

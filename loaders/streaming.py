@@ -86,6 +86,27 @@ class CheckpointWeights:
         return arrays[0].astype(mx.float32) if packing is None else dequantize(arrays, packing)
 
 
+class Remembered:
+    """Weights that keep what was read last, for networks whose calls of one layer follow each other."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._names: tuple[str, ...] = ()
+        self._read: Parameters = []
+
+    def parameters(self, names: Sequence[str]) -> Parameters:
+        """See `Weights.parameters`."""
+        if self._names != tuple(names):
+            self._names, self._read = (), []  # so that two layers are never in memory together
+            self._read = self._weights.parameters(names)
+            self._names = tuple(names)
+        return self._read
+
+    def rows(self, module: str, start: int, stop: int) -> mx.array:
+        """See `Weights.rows`."""
+        return self._weights.rows(module, start, stop)
+
+
 def dequantize(arrays: Sequence[mx.array], packing: Mapping[str, Any]) -> mx.array:
     """Float32 [rows, columns] from words, scales and, in affine mode, biases; scales of other modes are bytes."""
     words, *rest = arrays
@@ -218,8 +239,12 @@ def packings(network: Network) -> dict[str, dict[str, Any]]:
     return {path: {"group_size": m.group_size, "bits": m.bits, "mode": m.mode} for path, m in quantized}
 
 
-def open_streamed(folder: Path) -> LoadedModel:
+def open_streamed(folder: Path, *, remember: bool = False) -> LoadedModel:
     """A converted checkpoint as `load` would give it, in float32 and without its weights in memory.
+
+    Args:
+        folder: where it is.
+        remember: keep the layer that was read last, see `Remembered`.
 
     Raises:
         G4ConvertError: see `load`.
@@ -229,5 +254,6 @@ def open_streamed(folder: Path) -> LoadedModel:
     network = build(config)
     quantize(network, config.quantization, checkpoint.tensors)
     check_tensors(network, checkpoint.tensors)
-    stream(network, CheckpointWeights(checkpoint.tensors, packings(network)))
+    weights = CheckpointWeights(checkpoint.tensors, packings(network))
+    stream(network, Remembered(weights) if remember else weights)
     return LoadedModel(network, config, PromptFormat.open(folder, config), "float32")

@@ -31,7 +31,8 @@ class PatchNorm(nn.LayerNorm):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map x [..., 3 * side * side] to the same."""
-        centred = x.astype(mx.float32)
+        # From the first pixel on, a patch of one colour is exactly zero.
+        centred = x.astype(mx.float32) - x[..., :1]
         centred = centred - self._mean(centred)
         normed = centred * mx.rsqrt(self._mean(mx.square(centred)) + self.eps)
         out: mx.array = normed.astype(x.dtype) * self.weight + self.bias

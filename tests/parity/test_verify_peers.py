@@ -12,10 +12,10 @@ import mlx_vlm
 import pytest
 from g4convert.convert.recipe import FIXED_MODES
 from g4convert.convert.source import open_source
-from g4convert.convert.verify import files, tensors
-from g4convert.convert.verify.checking import take_step
-from g4convert.convert.verify.outcome import Check, Status
-from g4convert.convert.verify.subject import Subject
+from g4convert.convert.verification import files, tensors
+from g4convert.convert.verification.checking import take_step
+from g4convert.convert.verification.outcome import Check, Status
+from g4convert.convert.verification.subject import Subject
 from g4convert.tests.support import copy_of, edit_json, read_json
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:At least one mel filter")]

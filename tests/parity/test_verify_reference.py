@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from g4convert.convert.source import open_source
-from g4convert.convert.verify import reference as module
-from g4convert.convert.verify.checking import take_step
-from g4convert.convert.verify.limits import Limits
-from g4convert.convert.verify.outcome import Check, Status
-from g4convert.convert.verify.probes import Probe, make_probes
-from g4convert.convert.verify.reference import reference_checks, reference_inputs
-from g4convert.convert.verify.run import verify
-from g4convert.convert.verify.subject import Subject
+from g4convert.convert.verification import reference as module
+from g4convert.convert.verification.checking import take_step
+from g4convert.convert.verification.limits import Limits
+from g4convert.convert.verification.outcome import Check, Status
+from g4convert.convert.verification.probes import Probe, make_probes
+from g4convert.convert.verification.reference import reference_checks, reference_inputs
+from g4convert.convert.verification.run import verify
+from g4convert.convert.verification.subject import Subject
 from g4convert.loaders.prompt import PromptFormat
 from g4convert.tests.parity import media_prompts, reference
 from g4convert.tests.parity.media_prompts import Clip, Picture, Sound

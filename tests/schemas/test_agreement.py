@@ -59,7 +59,16 @@ VALUES = st.one_of(
         st.sampled_from(["0", "5", "05", "head_dim", "num_key_value_heads"]), st.integers(-1, 64), max_size=2
     ),
 )
-GONE = object()
+
+
+class Gone:
+    """A key that is left out."""
+
+    def __repr__(self) -> str:
+        return "gone"
+
+
+GONE = Gone()
 
 
 def _changed(document: Any, path: Path_, value: Any) -> Any:

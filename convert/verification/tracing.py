@@ -16,7 +16,7 @@ from ...loaders.media import Kind
 from ...loaders.merge import Merged, merge
 from ...loaders.model import Network, build, language_model
 from ...loaders.prompt import Prompt
-from ...loaders.streaming import StreamedTable, open_streamed, stream
+from ...loaders.streaming import Remembered, StreamedTable, open_streamed, stream
 from ...loaders.text import softcap
 from ..plan import MODALITIES, kept_modalities
 from ..source import Source
@@ -62,23 +62,28 @@ class Runner:
             yield start, np.array(softcap(piece, self.config.text.final_logit_softcapping))
 
 
-def converted_runner(subject: Subject) -> Runner:
+def converted_runner(subject: Subject, *, remember: bool = False) -> Runner:
     """The converted checkpoint.
+
+    Args:
+        subject: what is verified.
+        remember: keep the layer that was read last, for prompts that go through the layers side by side.
 
     Raises:
         G4ConvertError: it cannot be loaded.
     """
-    model = open_streamed(subject.folder)
+    model = open_streamed(subject.folder, remember=remember)
     return Runner(model.network, model.config)
 
 
-def source_runner(source: Source, like: ModelConfig, *, rounded: bool = False) -> Runner:
+def source_runner(source: Source, like: ModelConfig, *, rounded: bool = False, remember: bool = False) -> Runner:
     """The source, with the modalities that the converted checkpoint has.
 
     Args:
         source: the Hugging Face checkpoint.
         like: the config of the converted checkpoint.
         rounded: round what every layer hands on to bfloat16, as a runtime in bfloat16 does.
+        remember: see `converted_runner`.
     """
     config = replace(
         source.config,
@@ -87,7 +92,7 @@ def source_runner(source: Source, like: ModelConfig, *, rounded: bool = False) -
     )
     network = build(config)
     weights = SourceWeights.of(source, kept_modalities(config, MODALITIES))
-    stream(network, weights, to_bfloat16 if rounded else unrounded)
+    stream(network, Remembered(weights) if remember else weights, to_bfloat16 if rounded else unrounded)
     return Runner(network, config)
 
 

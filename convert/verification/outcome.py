@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -108,13 +109,39 @@ class Verification:
         """The verdict."""
         return worst(step.status for step in self.steps)
 
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Of all steps."""
+        return tuple(check for step in self.steps for check in step.checks)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of all checks."""
+        return tuple(finding for check in self.checks for finding in check.findings)
+
+    def check(self, step: str, name: str) -> Check | None:
+        """A check by its name, if it was to be made."""
+        checks = (check for one in self.steps if one.name == step for check in one.checks)
+        return next((check for check in checks if check.name == name), None)
+
     def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {
-            "model": self.model,
-            "source": self.source,
-            "verdict": self.status,
-            "version": self.version,
-            "peak_memory": self.peak_memory,
-            "steps": [{**asdict(step), "status": step.status} for step in self.steps],
-        }
+        """What `--json` prints; a figure that is no number is null, for JSON has no other."""
+        document: dict[str, Any] = _json(
+            {
+                "model": self.model,
+                "source": self.source,
+                "verdict": self.status,
+                "version": self.version,
+                "peak_memory": self.peak_memory,
+                "steps": [{**asdict(step), "status": step.status} for step in self.steps],
+            }
+        )
+        return document
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _json(one) for key, one in value.items()}
+    return [_json(one) for one in value] if isinstance(value, list | tuple) else value

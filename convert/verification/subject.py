@@ -12,9 +12,12 @@ from typing import Any
 
 from ...loaders.checkpoint import Checkpoint, read_config
 from ...loaders.config import ModelConfig
+from ...loaders.prompt import PromptFormat
 from ...schemas import read_json, validate
 from ..manifest import MANIFEST
 from ..source import Source, find_sidecars
+from .derive import Derived, derive
+from .layout import Layout
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Subject:
         return read_config(self.folder)[1]
 
     @cached_property
+    def layout(self) -> Layout:
+        """What the config calls for, beside what is there."""
+        return Layout(self.config, self.checkpoint.tensors)
+
+    @cached_property
     def sidecars(self) -> dict[str, Path]:
         """The small files beside weights and config, by name."""
         return find_sidecars(self.folder)
@@ -57,3 +65,19 @@ class Subject:
         document: dict[str, Any] = read_json(path)
         validate(document, "conversion", where=MANIFEST)
         return document
+
+    @cached_property
+    def prompt(self) -> PromptFormat:
+        """The tokenizer, the chat template and the stop tokens; see `PromptFormat.open` for what is raised."""
+        return PromptFormat.open(self.folder, self.config)
+
+    @cached_property
+    def derived(self) -> Derived | None:
+        """What the recorded options make of the source; None where the source or the manifest is not there.
+
+        Raises:
+            G4ConvertError: the source cannot be converted so.
+        """
+        if self.source is None or self.manifest is None:
+            return None
+        return derive(self.source, self.manifest)

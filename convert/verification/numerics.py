@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...loaders.cache import make_caches
-from ...loaders.config import ModelConfig
 from ...loaders.media import Kind
 from ...loaders.merge import Merged
-from ...loaders.prompt import Prompt, PromptFormat
-from ..source import Source
+from ...loaders.prompt import Prompt
 from .checking import CheckFunction, Notes, SkipError
 from .compare import Distance, LogitComparison, LogitDistance, distance
+from .limits import Limits, judge
 from .outcome import Finding
 from .probes import Probe, make_probes
 from .subject import Subject
@@ -32,23 +31,6 @@ SENSITIVE = 1e-3
 SINGLE_TOKENS = 4
 
 Hidden = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Beyond what a conversion has failed.
-
-    Attributes:
-        nmse: normalised mean squared error of the logits of an unquantized conversion: rounding and nothing else.
-        cast_kl: mean divergence in nats of an unquantized conversion into a narrower dtype.
-        kl_by_bits: mean divergence in nats of a quantized conversion, by the bits of most of its weights. Several times
-            what rounding does to the most fragile of the sample models (0.03 at 8 bits, 1.4 at 4), so that what fails
-            is a mistake; below 4 bits rounding alone can reach any value, and there is no limit.
-    """
-
-    nmse: float = 1e-10
-    cast_kl: float = 1e-2
-    kl_by_bits: Mapping[int, float] = field(default_factory=lambda: {8: 0.5, 6: 2.0, 5: 3.0, 4: 5.0})
 
 
 def numerics(subject: Subject, limits: Limits) -> Mapping[str, CheckFunction]:
@@ -75,11 +57,12 @@ class _Numerics:
 
     @cached_property
     def probes(self) -> list[Probe]:
-        return make_probes(PromptFormat.open(self.subject.folder, self.subject.config))
+        return make_probes(self.subject.prompt)
 
     def finite(self, notes: Notes) -> Iterator[Finding]:
         """Every layer gives finite numbers for every probe."""
         for probe in self.probes:
+            notes.at(probe.name)
             yield from self._finite(probe)
         notes.figures["tokens"] = {probe.name: len(probe.prompt.ids) for probe in self.probes}
 
@@ -95,15 +78,16 @@ class _Numerics:
                 yield Finding(f"layer {index} gives numbers that are not finite", probe.name)
                 return
         normed = self.runner.norm(hidden)
-        self.hidden[probe.name] = np.array(normed[0])
-        if not all(np.isfinite(logits).all() for _, logits in self.runner.logits(normed[:, -1:])):
+        if not all(np.isfinite(logits).all() for _, logits in self.runner.logits(normed)):
             yield Finding("the logits are not finite", probe.name)
+            return
+        self.hidden[probe.name] = np.array(normed[0])
 
     def orders(self) -> Iterator[Finding]:
         """The text in chunks, and its end one token at a time, is the text in one pass."""
         text = self.probes[0]
-        whole = self._whole(text)
         merged = self.runner.merged(text.prompt, {})
+        (whole,) = (self.hidden[probe.name] for probe in self._finite_among([text]))
         length, chunk = len(whole), self.subject.config.text.sliding_window // 2 + 1
         chunks = [(start, min(start + chunk, length)) for start in range(0, length, chunk)]
         singles = [(start, start + 1) for start in range(length - SINGLE_TOKENS, length)]
@@ -111,11 +95,6 @@ class _Numerics:
             error = distance(self._in_passes(merged, passes), whole).relative_error
             if not error <= SAME:
                 yield Finding(f"in {name} the hidden states differ from one pass by {error:.1e}", text.name)
-
-    def _whole(self, probe: Probe) -> Hidden:
-        if probe.name not in self.hidden:
-            raise SkipError(f"the probe {probe.name} gave no finite numbers")
-        return self.hidden[probe.name]
 
     def _in_passes(self, merged: Merged, passes: list[tuple[int, int]]) -> Hidden:
         caches = make_caches(self.subject.config.text)
@@ -126,19 +105,15 @@ class _Numerics:
         with_media = [probe for probe in self.probes if probe.other is not None]
         if not with_media:
             raise SkipError("the model takes text only")
-        for probe in with_media:
-            change = distance(self._last(probe.other), self._whole(probe)[-1]).relative_error
+        runner = self.runner
+        for probe in self._finite_among(with_media):
+            notes.at(probe.name)
+            change = distance(_last(runner, probe.other), self.hidden[probe.name][-1]).relative_error
             notes.figures[probe.name] = change
             if not change >= SENSITIVE:
                 yield Finding(
                     f"other media change the hidden state by {change:.1e} only: they have no effect", probe.name
                 )
-
-    def _last(self, prompt: Prompt | None) -> Hidden:
-        """The last position [hidden]."""
-        assert prompt is not None
-        merged = self.runner.merged(prompt, self.runner.features(prompt))
-        return np.array(self.runner.last(merged, {}, 0, len(prompt.ids))[0, -1])
 
     def fidelity(self, notes: Notes) -> Iterator[Finding]:
         """The probes side by side with the source, in float32."""
@@ -147,33 +122,26 @@ class _Numerics:
             raise SkipError("no source was given")
         config = self.subject.config
         exact, rounded = (source_runner(source, config, rounded=flag) for flag in (False, True))
-        for probe in self.probes:
-            measured = follow(probe, exact, {"converted": self.runner, "bfloat16": rounded})
+        others = {"converted": self.runner, "bfloat16": rounded}
+        for probe in self._finite_among(self.probes):
+            notes.at(probe.name)
+            measured = follow(probe, exact, others)
             notes.figures[probe.name] = {name: trace.figures() for name, trace in measured.items()}
-            yield from self._judge(probe, measured["converted"].logits, source)
+            yield from judge(self.subject, source, self.limits, probe.name, measured["converted"].logits)
 
-    def _judge(self, probe: Probe, found: LogitDistance, source: Source) -> Iterator[Finding]:
-        config = self.subject.config
-        kl = float(found.kl.mean())
-        if config.quantization is None and not _narrower(self.subject, source):
-            if not found.nmse <= self.limits.nmse:
-                yield Finding(
-                    f"the logits differ by NMSE {found.nmse:.1e}, allowed is {self.limits.nmse:.0e}", probe.name
-                )
-            return
-        limit = self.limits.cast_kl if config.quantization is None else self._kl_limit(config)
-        if limit is not None and not kl <= limit:
-            yield Finding(f"the mean divergence from the source is {kl:.3g} nats, allowed is {limit:.3g}", probe.name)
-
-    def _kl_limit(self, config: ModelConfig) -> float | None:
-        assert config.quantization is not None
-        return self.limits.kl_by_bits.get(config.quantization["bits"])
+    def _finite_among(self, probes: list[Probe]) -> list[Probe]:
+        """Those that can be compared."""
+        found = [probe for probe in probes if probe.name in self.hidden]
+        if not found:
+            raise SkipError("no probe gave finite numbers")
+        return found
 
 
-def _narrower(subject: Subject, source: Source) -> bool:
-    """Whether weights were rounded to another dtype."""
-    ours = {info.dtype for info in subject.checkpoint.tensors.values()}
-    return not ours <= {"F32", *(info.dtype for info in source.checkpoint.tensors.values())}
+def _last(runner: Runner, prompt: Prompt | None) -> Hidden:
+    """The last position [hidden]."""
+    assert prompt is not None
+    merged = runner.merged(prompt, runner.features(prompt))
+    return np.array(runner.last(merged, {}, 0, len(prompt.ids))[0, -1])
 
 
 def _is_finite(array: mx.array) -> bool:

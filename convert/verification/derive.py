@@ -1,0 +1,80 @@
+"""What a checkpoint should hold, planned again from its source and its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..document import OutputConfig, output_config
+from ..families.rules import Role
+from ..inventory import take_inventory
+from ..pipeline import DTYPES
+from ..plan import ConversionPlan, build_plan, module_path, wanted_parts
+from ..recipe import AFFINE, Quantization, Recipe, quantization
+from ..source import Source
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A conversion that has been planned again."""
+
+    plan: ConversionPlan
+    config: OutputConfig
+
+
+@dataclass(frozen=True)
+class RecordedRecipe(Recipe):
+    """Replays the packing of every module, whatever recipe chose it: the file of one's own may be gone."""
+
+    packings: Mapping[str, Quantization] = field(default_factory=dict)
+
+    def choose(self, module: str, role: Role) -> Quantization | None:  # noqa: ARG002
+        """The packing of one module, as recorded."""
+        return self.packings.get(module)
+
+
+def derive(source: Source, manifest: Manifest) -> Derived:
+    """Plan a recorded conversion again.
+
+    Args:
+        source: what was converted.
+        manifest: a `conversion.json` that its schema has passed.
+
+    Raises:
+        G4ConvertError: the source cannot be converted so; it is another one, or the manifest is wrong.
+    """
+    options = manifest["options"]
+    parts = wanted_parts(options["modalities"])
+    inventory = take_inventory(source.config, source.checkpoint.tensors.values(), parts)
+    plan = build_plan(
+        source.config,
+        inventory,
+        _recipe(manifest),
+        dtype=None if options["dtype"] is None else DTYPES[options["dtype"]],
+        modalities=options["modalities"],
+        max_shard_size=options["max_shard_size"],
+    )
+    return Derived(plan, output_config(source.document, plan))
+
+
+def _recipe(manifest: Manifest) -> RecordedRecipe:
+    options = manifest["options"]
+    default = None if options["bits"] is None else quantization_of(options)
+    packings = {
+        module_path(name): quantization_of(entry["quantization"])
+        for name, entry in manifest["tensors"].items()
+        if entry["quantization"] is not None and entry["quantization"]["part"] == "weight"
+    }
+    return RecordedRecipe(options["recipe"], default, packings=packings)
+
+
+def quantization_of(setting: Mapping[str, Any]) -> Quantization:
+    """A setting of a quantization block or a manifest; its mode may be left out.
+
+    Raises:
+        UsageError: MLX has no such combination.
+    """
+    return quantization(setting.get("mode") or AFFINE, setting["bits"], setting["group_size"])
