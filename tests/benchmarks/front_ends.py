@@ -77,7 +77,8 @@ def their_sound(path: Path) -> object:
 
 
 def their_clip(path: Any) -> object:
-    frames, _ = read_video_pyav(str(path), partial(default_sample_indices_fn, num_frames=32, fps=None))
+    read: Any = read_video_pyav
+    frames, _ = read(str(path), partial(default_sample_indices_fn, num_frames=32, fps=None))
     processor = Gemma4VideoProcessor(**reference.part("video_processor"))
     return processor([frames], do_sample_frames=False, return_tensors="pt")
 

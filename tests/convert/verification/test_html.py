@@ -198,7 +198,7 @@ def test_another_version_of_the_reference_is_said(verified: Verification) -> Non
 
 def test_all_that_is_no_module_is_package_data() -> None:
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    folder = ROOT / "convert" / "verify"
+    folder = ROOT / "convert" / "verification"
 
     others = {path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
     listed = {path.name for pattern in data["g4convert.convert.verification"] for path in folder.glob(pattern)}
