@@ -93,6 +93,8 @@ class Remembered:
         self._weights = weights
         self._names: tuple[str, ...] = ()
         self._read: Parameters = []
+        self._span: tuple[str, int, int] | None = None
+        self._rows = mx.zeros(0)
 
     def parameters(self, names: Sequence[str]) -> Parameters:
         """See `Weights.parameters`."""
@@ -104,7 +106,10 @@ class Remembered:
 
     def rows(self, module: str, start: int, stop: int) -> mx.array:
         """See `Weights.rows`."""
-        return self._weights.rows(module, start, stop)
+        if self._span != (module, start, stop):
+            self._rows = self._weights.rows(module, start, stop)
+            self._span = module, start, stop
+        return self._rows
 
 
 def dequantize(arrays: Sequence[mx.array], packing: Mapping[str, Any]) -> mx.array:
@@ -239,12 +244,8 @@ def packings(network: Network) -> dict[str, dict[str, Any]]:
     return {path: {"group_size": m.group_size, "bits": m.bits, "mode": m.mode} for path, m in quantized}
 
 
-def open_streamed(folder: Path, *, remember: bool = False) -> LoadedModel:
-    """A converted checkpoint as `load` would give it, in float32 and without its weights in memory.
-
-    Args:
-        folder: where it is.
-        remember: keep the layer that was read last, see `Remembered`.
+def open_streamed(folder: Path) -> LoadedModel:
+    """A converted checkpoint as `load` would give it, in float32 and with one layer at a time in memory.
 
     Raises:
         G4ConvertError: see `load`.
@@ -254,6 +255,5 @@ def open_streamed(folder: Path, *, remember: bool = False) -> LoadedModel:
     network = build(config)
     quantize(network, config.quantization, checkpoint.tensors)
     check_tensors(network, checkpoint.tensors)
-    weights = CheckpointWeights(checkpoint.tensors, packings(network))
-    stream(network, Remembered(weights) if remember else weights)
+    stream(network, Remembered(CheckpointWeights(checkpoint.tensors, packings(network))))
     return LoadedModel(network, config, PromptFormat.open(folder, config), "float32")

@@ -127,14 +127,14 @@ class _Behaviour:
         """The tokens of each answer."""
         prompts = self.prompts
         _check_cost(self.subject.checkpoint)
-        return answer(converted_runner(self.subject, remember=True), self.subject.prompt, prompts, MOST_TOKENS)
+        return answer(converted_runner(self.subject), self.subject.prompt, prompts, MOST_TOKENS)
 
     @cached_property
     def source_said(self) -> list[list[int]]:
         """The tokens of each answer of the source."""
         source, prompts = self._source(), self.prompts
         _check_cost(source.checkpoint)
-        runner = source_runner(source, self.subject.config, remember=True)
+        runner = source_runner(source, self.subject.config)
         return answer(runner, self.subject.prompt, prompts, MOST_TOKENS)
 
     def _source(self) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from .limits import Limits, judge
 from .outcome import Finding
 from .probes import Probe, make_probes
 from .subject import Subject
-from .tracing import Runner, converted_runner, source_runner
+from .tracing import Runner, converted_runner, source_runners
 
 # Relative error of hidden states in float32 that two orders of the same sums may have.
 SAME = 1e-4
@@ -29,6 +29,9 @@ SAME = 1e-4
 SENSITIVE = 1e-3
 # How many tokens are taken one at a time, at the end of the text.
 SINGLE_TOKENS = 4
+
+# What the others are compared with.
+EXACT = "exact"
 
 Hidden = NDArray[np.float32]
 
@@ -44,12 +47,16 @@ def numerics(subject: Subject, limits: Limits) -> Mapping[str, CheckFunction]:
     }
 
 
+# A probe's name, and whether it is the variant with other media.
+Key = tuple[str, bool]
+
+
 class _Numerics:
-    """The probes, and what the checkpoint makes of them."""
+    """The probes, and what the checkpoint makes of them; they go through the layers together, so each is read once."""
 
     def __init__(self, subject: Subject, limits: Limits) -> None:
         self.subject, self.limits = subject, limits
-        self.hidden: dict[str, Hidden] = {}
+        self.hidden: dict[Key, Hidden] = {}
 
     @cached_property
     def runner(self) -> Runner:
@@ -60,34 +67,50 @@ class _Numerics:
         return make_probes(self.subject.prompt)
 
     def finite(self, notes: Notes) -> Iterator[Finding]:
-        """Every layer gives finite numbers for every probe."""
-        for probe in self.probes:
-            notes.at(probe.name)
-            yield from self._finite(probe)
+        """Every layer gives finite numbers for every probe; what is wrong with both variants is said once."""
+        yield from dict.fromkeys(self._finite(notes))
+
+    def _finite(self, notes: Notes) -> Iterator[Finding]:
+        ready: dict[Key, Merged] = {}
+        for key, prompt in self._prompts().items():
+            notes.at(key[0])
+            features = self.runner.features(prompt)
+            infinite = [kind for kind, array in features.items() if not _is_finite(array)]
+            yield from (Finding(f"the features of {kind} are not finite", key[0]) for kind in infinite)
+            if not infinite:
+                ready[key] = self.runner.merged(prompt, features)
+        yield from self._finite_layers(ready)
         notes.figures["tokens"] = {probe.name: len(probe.prompt.ids) for probe in self.probes}
 
-    def _finite(self, probe: Probe) -> Iterator[Finding]:
-        features = self.runner.features(probe.prompt)
-        for kind, array in features.items():
-            if not _is_finite(array):
-                yield Finding(f"the features of {kind} are not finite", probe.name)
-                return
-        hidden = mx.zeros(0)
-        for index, hidden in enumerate(self.runner.layers(self.runner.merged(probe.prompt, features))):
-            if not _is_finite(hidden):
-                yield Finding(f"layer {index} gives numbers that are not finite", probe.name)
-                return
-        normed = self.runner.norm(hidden)
-        if not all(np.isfinite(logits).all() for _, logits in self.runner.logits(normed)):
-            yield Finding("the logits are not finite", probe.name)
-            return
-        self.hidden[probe.name] = np.array(normed[0])
+    def _prompts(self) -> dict[Key, Prompt]:
+        """Every probe, and every probe with other media."""
+        found: dict[Key, Prompt] = {}
+        for probe in self.probes:
+            found[probe.name, False] = probe.prompt
+            if probe.other is not None:
+                found[probe.name, True] = probe.other
+        return found
+
+    def _finite_layers(self, ready: Mapping[Key, Merged]) -> Iterator[Finding]:
+        last: dict[Key, mx.array] = {}
+        broken: set[Key] = set()
+        for index, outputs in enumerate(side_by_side([(self.runner, merged) for merged in ready.values()])):
+            last = dict(zip(ready, outputs, strict=True))
+            for key in [key for key in last if key not in broken and not _is_finite(last[key])]:
+                broken.add(key)
+                yield Finding(f"layer {index} gives numbers that are not finite", key[0])
+        normed = {key: self.runner.norm(hidden) for key, hidden in last.items() if key not in broken}
+        for key, hidden in normed.items():
+            if all(np.isfinite(logits).all() for _, logits in self.runner.logits(hidden)):
+                self.hidden[key] = np.array(hidden[0])
+            else:
+                yield Finding("the logits are not finite", key[0])
 
     def orders(self) -> Iterator[Finding]:
         """The text in chunks, and its end one token at a time, is the text in one pass."""
         text = self.probes[0]
         merged = self.runner.merged(text.prompt, {})
-        (whole,) = (self.hidden[probe.name] for probe in self._finite_among([text]))
+        (whole,) = (self.hidden[probe.name, False] for probe in self._finite_among([text]))
         length, chunk = len(whole), self.subject.config.text.sliding_window // 2 + 1
         chunks = [(start, min(start + chunk, length)) for start in range(0, length, chunk)]
         singles = [(start, start + 1) for start in range(length - SINGLE_TOKENS, length)]
@@ -105,10 +128,9 @@ class _Numerics:
         with_media = [probe for probe in self.probes if probe.other is not None]
         if not with_media:
             raise SkipError("the model takes text only")
-        runner = self.runner
         for probe in self._finite_among(with_media):
-            notes.at(probe.name)
-            change = distance(_last(runner, probe.other), self.hidden[probe.name][-1]).relative_error
+            one, other = (self.hidden[probe.name, variant][-1] for variant in (False, True))
+            change = distance(other, one).relative_error
             notes.figures[probe.name] = change
             if not change >= SENSITIVE:
                 yield Finding(
@@ -120,28 +142,21 @@ class _Numerics:
         source = self.subject.source
         if source is None:
             raise SkipError("no source was given")
-        config = self.subject.config
-        exact, rounded = (source_runner(source, config, rounded=flag) for flag in (False, True))
-        others = {"converted": self.runner, "bfloat16": rounded}
-        for probe in self._finite_among(self.probes):
-            notes.at(probe.name)
-            measured = follow(probe, exact, others)
-            notes.figures[probe.name] = {name: trace.figures() for name, trace in measured.items()}
-            yield from judge(self.subject, source, self.limits, probe.name, measured["converted"].logits)
+        exact, rounded = source_runners(source, self.subject.config)
+        others = {"bfloat16": rounded, "converted": self.runner}
+        measured = follow(self._finite_among(self.probes), exact, others)
+        for name, traces in measured.items():
+            notes.figures[name] = {other: trace.figures() for other, trace in traces.items()}
+            yield from judge(self.subject, source, self.limits, name, traces["converted"].logits)
 
     def _finite_among(self, probes: list[Probe]) -> list[Probe]:
         """Those that can be compared."""
-        found = [probe for probe in probes if probe.name in self.hidden]
+        found = [
+            probe for probe in probes if {(probe.name, False), (probe.name, probe.other is not None)} <= {*self.hidden}
+        ]
         if not found:
             raise SkipError("no probe gave finite numbers")
         return found
-
-
-def _last(runner: Runner, prompt: Prompt | None) -> Hidden:
-    """The last position [hidden]."""
-    assert prompt is not None
-    merged = runner.merged(prompt, runner.features(prompt))
-    return np.array(runner.last(merged, {}, 0, len(prompt.ids))[0, -1])
 
 
 def _is_finite(array: mx.array) -> bool:
@@ -166,38 +181,64 @@ class Trace:
         }
 
 
-def follow(probe: Probe, exact: Runner, others: Mapping[str, Runner]) -> dict[str, Trace]:
-    """Run networks side by side, one layer of each in memory at a time.
+def follow(probes: Sequence[Probe], exact: Runner, others: Mapping[str, Runner]) -> dict[str, dict[str, Trace]]:
+    """Run networks and probes side by side, one layer of each network in memory at a time.
 
     Args:
-        probe: what they are given.
+        probes: what they are given.
         exact: what the others are compared with.
         others: by name.
+
+    Returns:
+        By probe and by network.
     """
-    runners = {"": exact, **others}
-    features = {name: runner.features(probe.prompt) for name, runner in runners.items()}
-    merged = {name: runner.merged(probe.prompt, features[name]) for name, runner in runners.items()}
-    layers: dict[str, list[Distance]] = {name: [] for name in others}
-    states: tuple[mx.array, ...] = ()
-    for states in zip(*(runner.layers(merged[name]) for name, runner in runners.items()), strict=True):
-        for name, state in zip(others, states[1:], strict=True):
-            layers[name].append(distance(np.array(state), np.array(states[0])))
-    logits = _compare_logits(probe, list(runners.values()), states)
+    runners = {EXACT: exact, **others}
+    features = {key: runners[key[0]].features(probe.prompt) for key, probe in _keys(runners, probes)}
+    passes = {
+        key: (runners[key[0]], runners[key[0]].merged(probe.prompt, features[key]))
+        for key, probe in _keys(runners, probes)
+    }
+    layers: dict[tuple[str, str], list[Distance]] = {key: [] for key in passes}
+    states: dict[tuple[str, str], mx.array] = {}
+    for outputs in side_by_side(list(passes.values())):
+        states = dict(zip(passes, outputs, strict=True))
+        for (name, probe), state in states.items():
+            layers[name, probe].append(distance(np.array(state), np.array(states[EXACT, probe])))
+    logits = _compare_logits(probes, runners, states)
     return {
-        name: Trace(_feature_distances(features[name], features[""]), tuple(layers[name]), found)
-        for name, found in zip(others, logits, strict=True)
+        probe.name: {
+            name: Trace(
+                _feature_distances(features[name, probe.name], features[EXACT, probe.name]),
+                tuple(layers[name, probe.name]),
+                logits[name, probe.name],
+            )
+            for name in others
+        }
+        for probe in probes
     }
 
 
-def _compare_logits(probe: Probe, runners: list[Runner], states: tuple[mx.array, ...]) -> list[LogitDistance]:
-    """The first runner's logits against each of the others'."""
-    ids = np.array(probe.prompt.ids)
-    comparisons = [LogitComparison(ids) for _ in runners[1:]]
-    heads = [runner.logits(runner.norm(state)) for runner, state in zip(runners, states, strict=True)]
-    for (start, expected), *found in zip(*heads, strict=True):
-        for comparison, (_, piece) in zip(comparisons, found, strict=True):
-            comparison.add(start, expected, piece)
-    return [comparison.result() for comparison in comparisons]
+def side_by_side(passes: Sequence[tuple[Runner, Merged]]) -> Iterator[tuple[mx.array, ...]]:
+    """What each layer makes of every prompt; those of one runner follow each other, so that it reads a layer once."""
+    return zip(*(runner.layers(merged) for runner, merged in passes), strict=True)
+
+
+def _compare_logits(
+    probes: Sequence[Probe], runners: Mapping[str, Runner], states: Mapping[tuple[str, str], mx.array]
+) -> dict[tuple[str, str], LogitDistance]:
+    """The logits of each network against the exact one's, piece by piece of the vocabulary."""
+    comparisons = {key: LogitComparison(np.array(probe.prompt.ids)) for key, probe in _keys(runners, probes)}
+    heads = [runners[name].logits(runners[name].norm(states[name, probe])) for name, probe in comparisons]
+    for found in zip(*heads, strict=True):
+        pieces = dict(zip(comparisons, found, strict=True))
+        for (name, probe), (start, piece) in pieces.items():
+            comparisons[name, probe].add(start, pieces[EXACT, probe][1], piece)
+    return {key: comparison.result() for key, comparison in comparisons.items()}
+
+
+def _keys(runners: Mapping[str, Runner], probes: Sequence[Probe]) -> Iterator[tuple[tuple[str, str], Probe]]:
+    """Every network with every probe, network by network."""
+    return (((name, probe.name), probe) for name in runners for probe in probes)
 
 
 def _feature_distances(ours: Mapping[Kind, mx.array], theirs: Mapping[Kind, mx.array]) -> dict[Kind, Distance]:

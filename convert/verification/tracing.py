@@ -16,7 +16,7 @@ from ...loaders.media import Kind
 from ...loaders.merge import Merged, merge
 from ...loaders.model import Network, build, language_model
 from ...loaders.prompt import Prompt
-from ...loaders.streaming import Remembered, StreamedTable, open_streamed, stream
+from ...loaders.streaming import After, Remembered, StreamedTable, Weights, open_streamed, stream, unchanged
 from ...loaders.text import softcap
 from ..plan import MODALITIES, kept_modalities
 from ..source import Source
@@ -62,45 +62,46 @@ class Runner:
             yield start, np.array(softcap(piece, self.config.text.final_logit_softcapping))
 
 
-def converted_runner(subject: Subject, *, remember: bool = False) -> Runner:
+def converted_runner(subject: Subject) -> Runner:
     """The converted checkpoint.
-
-    Args:
-        subject: what is verified.
-        remember: keep the layer that was read last, for prompts that go through the layers side by side.
 
     Raises:
         G4ConvertError: it cannot be loaded.
     """
-    model = open_streamed(subject.folder, remember=remember)
+    model = open_streamed(subject.folder)
     return Runner(model.network, model.config)
 
 
-def source_runner(source: Source, like: ModelConfig, *, rounded: bool = False, remember: bool = False) -> Runner:
-    """The source, with the modalities that the converted checkpoint has.
+def source_runners(source: Source, like: ModelConfig) -> tuple[Runner, Runner]:
+    """The source, with the modalities that the converted checkpoint has: as it is, and rounded.
+
+    The second one rounds what every layer hands on to bfloat16, as a runtime in bfloat16 does. Both read the same
+    weights, so where calls of one layer follow each other, it is read once.
 
     Args:
         source: the Hugging Face checkpoint.
         like: the config of the converted checkpoint.
-        rounded: round what every layer hands on to bfloat16, as a runtime in bfloat16 does.
-        remember: see `converted_runner`.
     """
     config = replace(
         source.config,
         vision=None if like.vision is None else source.config.vision,
         audio=None if like.audio is None else source.config.audio,
     )
+    weights = Remembered(SourceWeights.of(source, kept_modalities(config, MODALITIES)))
+    return _runner(config, weights, unchanged), _runner(config, weights, to_bfloat16)
+
+
+def source_runner(source: Source, like: ModelConfig) -> Runner:
+    """The source as it is, see `source_runners`."""
+    return source_runners(source, like)[0]
+
+
+def _runner(config: ModelConfig, weights: Weights, after: After) -> Runner:
     network = build(config)
-    weights = SourceWeights.of(source, kept_modalities(config, MODALITIES))
-    stream(network, Remembered(weights) if remember else weights, to_bfloat16 if rounded else unrounded)
+    stream(network, weights, after)
     return Runner(network, config)
 
 
 def to_bfloat16(x: mx.array) -> mx.array:
     """Float32 with the precision of bfloat16."""
     return x.astype(mx.bfloat16).astype(mx.float32)
-
-
-def unrounded(x: mx.array) -> mx.array:
-    """Float32 as it is."""
-    return x

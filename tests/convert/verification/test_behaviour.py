@@ -71,7 +71,7 @@ def test_answers_side_by_side_are_the_answers_one_by_one(kind: str, converted: C
     model, subject = load(folder, dtype="float32"), Subject(folder)
     prompts = [model.prompt.prepare(question) for question in ("What is the capital of Peru?", "Repeat: star", "I")]
 
-    found = answer(converted_runner(subject, remember=True), subject.prompt, prompts, 5)
+    found = answer(converted_runner(subject), subject.prompt, prompts, 5)
 
     for prompt, tokens in zip(prompts, found, strict=True):
         expected = generate(model, prompt, max_tokens=5).tokens
