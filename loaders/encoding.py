@@ -31,22 +31,30 @@ def encode(network: Network, prompt: Prompt) -> dict[Kind, mx.array]:
     """The features of a prompt's media by kind: [M, hidden], in prompt order, evaluated."""
     if not isinstance(network, MultimodalModel):
         return {}
-    images = [(image.patches, image.positions) for image in prompt.images]
-    frames = [frame for video in prompt.videos for frame in zip(video.patches, video.positions, strict=True)]
-    sounds = [(sound.features, sound.valid) for sound in prompt.sounds]
+    media = media_of(prompt)
     features: dict[Kind, mx.array | None] = {
-        "image": _features(network.see, images, NO_PATCH, PATCHES_AT_ONCE),
-        "video": _features(network.see, frames, NO_PATCH, PATCHES_AT_ONCE),
-        "audio": _features(network.hear, sounds, NO_FRAME, FRAMES_AT_ONCE),
+        "image": _features(network.see, media["image"], NO_PATCH, PATCHES_AT_ONCE),
+        "video": _features(network.see, media["video"], NO_PATCH, PATCHES_AT_ONCE),
+        "audio": _features(network.hear, media["audio"], NO_FRAME, FRAMES_AT_ONCE),
     }
     return {kind: found for kind, found in features.items() if found is not None}
+
+
+def media_of(prompt: Prompt) -> dict[Kind, list[Medium]]:
+    """What goes through the towers, by kind; of clips, every frame."""
+    return {
+        "image": [(image.patches, image.positions) for image in prompt.images],
+        "video": [frame for clip in prompt.videos for frame in zip(clip.patches, clip.positions, strict=True)],
+        "audio": [(sound.features, sound.valid) for sound in prompt.sounds],
+    }
 
 
 def _features(sense: Sense, media: Sequence[Medium], padding: int, limit: int) -> mx.array | None:
     """[M, hidden], or None without media."""
     found: list[mx.array] = []
     for batch in batches(media, limit):
-        features = sense(stacked([first for first, _ in batch], 0), stacked([second for _, second in batch], padding))
+        firsts, seconds = zip(*batch, strict=True)
+        features = sense(mx.array(stacked(firsts, 0)), mx.array(stacked(seconds, padding)))
         mx.eval(features)
         found += features
     return mx.concatenate(found) if found else None
@@ -65,10 +73,10 @@ def batches(media: Sequence[Medium], limit: int) -> Iterator[list[Medium]]:
         yield batch
 
 
-def stacked(arrays: Sequence[Array], padding: int) -> mx.array:
-    """[n, ...] each, to [B, longest n, ...], filled up with `padding`."""
-    longest = max(map(len, arrays))
+def stacked(arrays: Sequence[Array], padding: int, *, more: int = 0) -> Array:
+    """[n, ...] each, to [B, longest n + more, ...], filled up with `padding`."""
+    longest = max(map(len, arrays)) + more
     whole = np.full((len(arrays), longest, *arrays[0].shape[1:]), padding, arrays[0].dtype)
     for row, array in zip(whole, arrays, strict=True):
         row[: len(array)] = array
-    return mx.array(whole)
+    return whole

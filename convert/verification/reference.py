@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...loaders.config import UNIFIED, ModelConfig
+from ...loaders.encoding import NO_FRAME, NO_PATCH, Medium, media_of, stacked
 from ...loaders.prompt import Prompt
 from ..source import Source
 from .checking import CheckFunction, Notes, SkipError
@@ -39,8 +40,6 @@ CLASSES: Mapping[str, str] = {
 
 # Behind the longest medium of a batch, so that every medium has padding: a pooled square of patches.
 PADDING = 9
-NO_PATCH, NO_FRAME = -1, 0
-
 Array = NDArray[Any]
 Inputs = dict[str, Any]
 """What the reference's `forward` takes, tensors of torch by name."""
@@ -63,6 +62,7 @@ class _Reference:
 
     @cached_property
     def source(self) -> Source:
+        """The source, or no check."""
         if not self.asked:
             raise SkipError("not asked for")
         if self.subject.source is None:
@@ -75,7 +75,7 @@ class _Reference:
 
     def libraries(self, notes: Notes) -> Iterator[Finding]:
         """What computes; another version than the one that was compared with is said, and no defect."""
-        assert self.source is not None
+        _ = self.source
         import_libraries()
         found = {name: version(name) for name in ("torch", TRANSFORMERS)}
         notes.figures.update(found, expected=EXPECTED)
@@ -147,14 +147,17 @@ def reference_logits(model: Any, config: ModelConfig, prompt: Prompt) -> NDArray
     """Logits float32 [L, vocabulary] of one pass without a cache."""
     inputs = reference_inputs(config, prompt)
     with _library("torch").no_grad():
-        output = model(**inputs, **_own_masks(model, config, inputs), use_cache=False)
+        output = model(**inputs, **own_masks(model, inputs), use_cache=False)
     logits: NDArray[np.float32] = output.logits[0].numpy()
     return logits
 
 
-def _own_masks(model: Any, config: ModelConfig, inputs: Inputs) -> Inputs:
-    """12B's `forward` opens vision blocks on every layer, as Gemma 3 does; `generate` gives it the masks of Gemma 4."""
-    if config.family != UNIFIED or config.text_only:
+def own_masks(model: Any, inputs: Inputs) -> Inputs:
+    """Gemma 4's masks for 12B, whose `forward` would make Gemma 3's: those open vision blocks on full layers too.
+
+    The class makes these itself, but `generate` asks for them only where its cache can be compiled.
+    """
+    if type(model).__name__ != CLASSES[UNIFIED]:
         return {}
     ids = inputs["input_ids"]
     masks = model.create_masks_for_generate(
@@ -171,14 +174,12 @@ def _own_masks(model: Any, config: ModelConfig, inputs: Inputs) -> Inputs:
 def reference_inputs(config: ModelConfig, prompt: Prompt) -> Inputs:
     """What `forward` takes, of the very arrays that our front ends made."""
     ids = np.array(prompt.ids)
-    frames = [frame for video in prompt.videos for frame in zip(video.patches, video.positions, strict=True)]
-    images = [(image.patches, image.positions) for image in prompt.images]
-    sounds = [(sound.features, sound.valid) for sound in prompt.sounds]
+    media = media_of(prompt)
     arrays = {
         "input_ids": ids[None],
-        **_padded(images, ("pixel_values", "image_position_ids"), NO_PATCH),
-        **_padded(frames, ("pixel_values_videos", "video_position_ids"), NO_PATCH),
-        **_padded(sounds, ("input_features", "input_features_mask"), NO_FRAME),
+        **_padded(media["image"], ("pixel_values", "image_position_ids"), NO_PATCH),
+        **_padded(media["video"], ("pixel_values_videos", "video_position_ids"), NO_PATCH),
+        **_padded(media["audio"], ("input_features", "input_features_mask"), NO_FRAME),
     }
     if prompt.videos:
         arrays["num_frames_per_video"] = np.array([len(video.patches) for video in prompt.videos])
@@ -196,20 +197,12 @@ def _token_types(config: ModelConfig, ids: Array) -> Array:
     return types
 
 
-def _padded(media: Sequence[tuple[Array, Array]], names: tuple[str, str], padding: int) -> dict[str, Array]:
+def _padded(media: Sequence[Medium], names: tuple[str, str], padding: int) -> dict[str, Array]:
     """[n, ...] each, to [B, longest n and more, ...]; nothing without media."""
     if not media:
         return {}
-    longest = max(len(values) for values, _ in media) + PADDING
-    fills = (0, padding)
-    return {
-        name: np.stack([_filled(arrays, longest, fill) for arrays in column])
-        for name, column, fill in zip(names, zip(*media, strict=True), fills, strict=True)
-    }
-
-
-def _filled(array: Array, length: int, value: int) -> Array:
-    return np.pad(array, [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)], constant_values=value)
+    columns = zip(names, zip(*media, strict=True), (0, padding), strict=True)
+    return {name: stacked(arrays, fill, more=PADDING) for name, arrays, fill in columns}
 
 
 def _tensor(array: Array) -> Any:

@@ -90,7 +90,7 @@ def _check_model(folder: Path) -> None:
 
 
 def _tensor_names(folder: Path) -> list[str]:
-    """None where the headers cannot be read: the first step says why."""
+    """Nothing where the headers cannot be read: the first step says why."""
     try:
         return list(Checkpoint.open(folder).tensors)
     except G4ConvertError:

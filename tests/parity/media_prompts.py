@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from g4convert.convert.verification.reference import own_masks
 from g4convert.loaders.media import Image, MediaSettings, Medium, Video
 from g4convert.loaders.media.audio import from_samples
 from g4convert.loaders.media.image import from_rgb
@@ -209,22 +210,3 @@ def reference_continuation(
             tokens.append(int(token))
             step = {"input_ids": token}
     return tokens
-
-
-def own_masks(model: torch.nn.Module, inputs: Inputs) -> Inputs:
-    """Gemma 4's masks for 12B, whose `forward` would make Gemma 3's: those open vision blocks on full layers too.
-
-    The class makes these itself, but `generate` asks for them only where its cache can be compiled.
-    """
-    if not type(model).__name__.startswith("Gemma4Unified"):
-        return {}
-    ids = inputs["input_ids"]
-    masks = model.create_masks_for_generate(
-        config=model.config,
-        inputs_embeds=model.get_input_embeddings()(ids),
-        attention_mask=None,
-        past_key_values=None,
-        position_ids=torch.arange(ids.shape[1])[None],
-        mm_token_type_ids=inputs["mm_token_type_ids"],
-    )
-    return {"attention_mask": masks}

@@ -144,7 +144,7 @@ def test_a_weight_that_is_another_one_shows(
 def test_the_masks_of_forward_alone_are_not_those_of_the_unified_model(
     converted: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_own_masks", lambda *_: {})
+    monkeypatch.setattr(module, "own_masks", lambda *_: {})
 
     assert failed(converted("12b", quantize=False), "12b", "image", monkeypatch)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from g4convert.convert.verification.numerics import numerics
 from g4convert.convert.verification.outcome import Check, Status, Verification
 from g4convert.convert.verification.probes import Probe, make_probes, shipped_text
 from g4convert.convert.verification.subject import Subject
+from g4convert.convert.verification.weights import SourceWeights
 from g4convert.loaders.cache import SlidingCache
 from g4convert.loaders.prompt import PromptFormat
+from g4convert.loaders.streaming import Parameters
 from g4convert.tests.support import CHECKPOINTS, edit_json, edit_tensors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,6 +150,25 @@ def test_there_is_a_probe_for_all_that_a_model_takes(kind: str, names: list[str]
         assert probe.other is not None
         assert len(probe.prompt.images) == len(probe.other.images)
         assert probe.prompt is not probe.other
+
+
+def test_all_probes_go_through_a_layer_of_the_source_together(
+    converted: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: Counter[int] = Counter()
+    read = SourceWeights.parameters
+
+    def counted(weights: SourceWeights, names: Sequence[str]) -> Parameters:
+        if match := re.match(r"language_model\.model\.layers\.(\d+)\.", names[0]):
+            reads[int(match[1])] += 1
+        return read(weights, names)
+
+    monkeypatch.setattr(SourceWeights, "parameters", counted)
+    one = subject(converted("12b"), "12b")
+    found = checks(one)
+
+    assert len(found["beside the source"].figures) == 5
+    assert reads == dict.fromkeys(range(len(one.config.text.layers)), 1)
 
 
 def test_the_text_goes_beyond_the_window(converted: Convert) -> None:
