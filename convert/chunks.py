@@ -45,12 +45,13 @@ class Piece:
     data: memoryview
 
 
-def cut(step: Step, chunk_bytes: int) -> Iterator[Chunk]:
-    """The chunks of a step; each reads at most `chunk_bytes`, or one row."""
+def cut(step: Step, chunk_bytes: int, first: int = 0, last: int | None = None) -> Iterator[Chunk]:
+    """The chunks of a step, or of its rows from `first` up to `last`; each reads at most `chunk_bytes`, or one row."""
     row_bytes = step.row_length * DTYPE_BYTES[step.source.dtype]
     rows = max(1, chunk_bytes // max(1, row_bytes))
-    for start in range(0, step.rows, rows):
-        yield Chunk(step, start, min(start + rows, step.rows))
+    end = step.rows if last is None else last
+    for start in range(first, end, rows):
+        yield Chunk(step, start, min(start + rows, end))
 
 
 def read(chunk: Chunk, descriptor: int) -> Array:

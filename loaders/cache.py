@@ -2,7 +2,7 @@
 
 Both caches keep temporal order, so that a mask follows from counts alone (`masks.py`) and a chunk of any size sees
 exactly what a single pass would. They write into a buffer with room to spare; a full buffer is replaced, which for a
-sliding layer happens once every `SLACK` tokens and copies one window.
+sliding layer happens once every `slack` tokens and copies one window.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .config import TextConfig
 
 KeysValues = tuple[mx.array, mx.array]
 
-# Tokens that a buffer can take beyond what it must hold, before it is replaced.
+# Tokens that a buffer can take beyond what it must hold, before it is replaced, unless a caller knows how many come.
 SLACK = 256
 
 
@@ -45,9 +45,9 @@ class Cache(Protocol):
 class FullCache:
     """Everything since the first token, in a buffer that grows in steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, slack: int = SLACK) -> None:
         self.offset = 0
-        self._buffer = Buffer()
+        self._buffer = Buffer(slack)
 
     @property
     def state(self) -> list[mx.array]:
@@ -64,10 +64,10 @@ class FullCache:
 class SlidingCache:
     """What later queries can still see: the `window - 1` tokens before them."""
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, slack: int = SLACK) -> None:
         self.offset = 0
         self._past = window - 1
-        self._buffer = Buffer()
+        self._buffer = Buffer(slack)
 
     @property
     def state(self) -> list[mx.array]:
@@ -85,8 +85,9 @@ class SlidingCache:
 class Buffer:
     """Keys and values [B, heads, capacity, head_dim] of which the first `end` places are in use."""
 
-    def __init__(self) -> None:
+    def __init__(self, slack: int) -> None:
         self.arrays: list[mx.array] = []
+        self._slack = slack
         self._end = 0
 
     def append(self, keys: mx.array, values: mx.array, keep: int) -> None:
@@ -104,7 +105,7 @@ class Buffer:
         return keys, values
 
     def _replace(self, keys: mx.array, values: mx.array, keep: int) -> None:
-        room = keys.shape[2] + SLACK
+        room = keys.shape[2] + self._slack
         kept = self.last(keep) if keep else (None, None)
         self.arrays = [_with_room(old, new, room) for old, new in zip(kept, (keys, values), strict=True)]
         self._end = keep
@@ -116,10 +117,15 @@ def _with_room(old: mx.array | None, new: mx.array, room: int) -> mx.array:
     return empty if old is None else mx.concatenate([old, empty], axis=2)
 
 
-def make_caches(config: TextConfig) -> Mapping[int, Cache]:
-    """Empty caches by layer; the KV-shared tail has none."""
+def make_caches(config: TextConfig, slack: int = SLACK) -> Mapping[int, Cache]:
+    """Empty caches by layer; the KV-shared tail has none.
+
+    Args:
+        config: of the language model.
+        slack: tokens for which a cache has room beyond those that it is given at once.
+    """
     return {
-        layer.index: SlidingCache(config.sliding_window) if layer.is_sliding else FullCache()
+        layer.index: SlidingCache(config.sliding_window, slack) if layer.is_sliding else FullCache(slack)
         for layer in config.layers
         if layer.owns_kv
     }

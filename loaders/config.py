@@ -79,11 +79,17 @@ class _Clipping:
 
 @dataclass(frozen=True)
 class LayerConfig(_Heads):
-    """The geometry of one decoder layer; `kv_source` is the layer whose keys and values it reads."""
+    """The geometry of one decoder layer.
+
+    Attributes:
+        kv_source: the layer whose keys and values it reads.
+        lends_kv: whether later layers read its keys and values.
+    """
 
     index: int
     attention: str
     kv_source: int
+    lends_kv: bool
     hidden_size: int
     num_attention_heads: int
     num_key_value_heads: int
@@ -227,6 +233,7 @@ class TextConfig:
             index=index,
             attention=self.layer_types[index],
             kv_source=self._kv_source(index),
+            lends_kv=index in self._lenders,
             hidden_size=self.hidden_size,
             num_attention_heads=self.num_attention_heads,
             num_key_value_heads=override.get("num_key_value_heads", self.num_key_value_heads),
@@ -237,6 +244,10 @@ class TextConfig:
             num_experts=self.num_experts,
             moe_intermediate_size=self.moe_intermediate_size,
         )
+
+    @cached_property
+    def _lenders(self) -> frozenset[int]:
+        return frozenset(self._kv_source(index) for index in range(self.first_shared_layer, self.num_hidden_layers))
 
     def _kv_source(self, index: int) -> int:
         """A shared layer reads the last layer of its kind that computes keys and values."""

@@ -51,7 +51,7 @@ class Pass:
         window: how many keys a query sees on sliding layers, itself included.
         caches: by layer; empty for a pass without a past.
         blocks: see `TextInputs`.
-        shared: keys and values by the layer that computed them, each [B, heads, K, D].
+        shared: keys and values that later layers read, by the layer that computed them, each [B, heads, K, D].
     """
 
     offset: int
@@ -155,11 +155,14 @@ class Attention(Module):
 
     def keys_values(self, x: mx.array, step: Pass) -> KeysValues:
         """Map x [B, L, hidden], the tokens of the pass, to [B, kv heads, K, D] each; the past comes first."""
-        if self.layer.owns_kv:
-            keys, values = self._project(x, step.offset)
-            cache = step.caches.get(self.layer.index)
-            step.shared[self.layer.index] = (keys, values) if cache is None else cache.update(keys, values)
-        return step.shared[self.layer.kv_source]
+        if not self.layer.owns_kv:
+            return step.shared[self.layer.kv_source]
+        found = self._project(x, step.offset)
+        if (cache := step.caches.get(self.layer.index)) is not None:
+            found = cache.update(*found)
+        if self.layer.lends_kv:
+            step.shared[self.layer.index] = found
+        return found
 
     def _project(self, x: mx.array, offset: int) -> KeysValues:
         """[B, kv heads, L, D] each. Without `v_proj` the values are the keys before their norm and rotation."""

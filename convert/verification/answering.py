@@ -39,7 +39,7 @@ class _Turn:
 
 def answer(runner: Runner, form: PromptFormat, prompts: Sequence[Prompt], count: int) -> list[list[int]]:
     """The most likely answers, of at most `count` tokens each; a stop token ends an answer and is its last token."""
-    caches = [make_caches(runner.config.text) for _ in prompts]
+    caches = [make_caches(runner.config.text, slack=count) for _ in prompts]
     merged = [runner.merged(prompt, runner.features(prompt)) for prompt in prompts]
     turns = [_Turn(prompt, past) for prompt, past in zip(merged, caches, strict=True)]
     for _ in range(count):

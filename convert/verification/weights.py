@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +9,12 @@ import mlx.core as mx
 import numpy as np
 
 from ...loaders.streaming import NUMPY_DTYPES, Parameters
-from ..chunks import Chunk, convert, read
+from ..chunks import convert, cut, read
 from ..inventory import take_inventory
 from ..plan import Step, build_plan, wanted_parts
 from ..recipe import NO_QUANTIZATION
 from ..source import Source
+from .reading import BLOCK
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class SourceWeights:
 
 def _rows(step: Step, start: int, stop: int) -> mx.array:
     """Rows of the output; the whole tensor has the shape that the network wants."""
-    descriptor = os.open(step.source.file, os.O_RDONLY)
-    try:
-        chunk = Chunk(step, start, stop)
-        (piece,) = convert(chunk, read(chunk, descriptor))
-    finally:
-        os.close(descriptor)
-    values = np.frombuffer(piece.data, NUMPY_DTYPES[step.outputs[0].dtype]).astype(np.float32, copy=False)
+    values = np.empty((stop - start) * step.row_length, np.float32)
+    with step.source.file.open("rb") as stream:
+        for chunk in cut(step, BLOCK, start, stop):
+            (piece,) = convert(chunk, read(chunk, stream.fileno()))
+            first = (chunk.start - start) * step.row_length
+            part = np.frombuffer(piece.data, NUMPY_DTYPES[step.outputs[0].dtype])
+            values[first : first + part.size] = part
     whole = (start, stop) == (0, step.rows)
     return mx.array(values.reshape(step.shape if whole else (stop - start, *step.shape[1:])))

@@ -7,7 +7,6 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 import pytest
-from g4convert.loaders import cache as cache_module
 from g4convert.loaders.cache import Cache, FullCache, SlidingCache, make_caches
 from g4convert.loaders.config import TextConfig
 from g4convert.loaders.masks import Mask, causal_mask
@@ -16,15 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 HEADS, DIM = 2, 4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_slack() -> object:
-    """Make buffers overflow within a short test."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(cache_module, "SLACK", 5)
-    yield
-    patch.undo()
+# Room of the caches, small enough that buffers overflow within a short test.
+SLACK = 5
 
 
 def random_heads(length: int, seed: int) -> list[mx.array]:
@@ -55,13 +47,16 @@ def naive(heads: list[mx.array], window: int | None) -> np.ndarray:
 
 @settings(deadline=None)
 @given(
-    length=st.integers(1, 60), cuts=st.sets(st.integers(1, 59)), window=st.none() | st.integers(1, 20), seed=st.just(1)
+    length=st.integers(1, 60),
+    cuts=st.sets(st.integers(1, 59)),
+    window=st.none() | st.integers(1, 20),
+    slack=st.integers(0, 20),
 )
 def test_chunks_of_any_size_see_what_a_single_pass_sees(
-    length: int, cuts: set[int], window: int | None, seed: int
+    length: int, cuts: set[int], window: int | None, slack: int
 ) -> None:
-    heads = random_heads(length, seed)
-    cache: Cache = FullCache() if window is None else SlidingCache(window)
+    heads = random_heads(length, 1)
+    cache: Cache = FullCache(slack) if window is None else SlidingCache(window, slack)
     ends = [0, *sorted(cut for cut in cuts if cut < length), length]
 
     out = in_chunks(cache, ends, heads, window)
@@ -74,31 +69,32 @@ def test_chunks_of_any_size_see_what_a_single_pass_sees(
 @pytest.mark.parametrize("window", [None, 1, 2, 7])
 def test_token_by_token_far_past_the_window(window: int | None) -> None:
     heads = random_heads(100, 2)
-    cache: Cache = FullCache() if window is None else SlidingCache(window)
+    cache: Cache = FullCache(SLACK) if window is None else SlidingCache(window, SLACK)
 
     np.testing.assert_allclose(in_chunks(cache, list(range(101)), heads, window), naive(heads, window), atol=2e-6)
 
 
-def test_a_sliding_cache_keeps_a_window_and_some_room() -> None:
-    cache = SlidingCache(WINDOW)
+@pytest.mark.parametrize("slack", [1, SLACK, 256])
+def test_a_sliding_cache_keeps_a_window_and_some_room(slack: int) -> None:
+    cache = SlidingCache(WINDOW, slack)
     for seed in range(200):
         _, keys, values = random_heads(1, seed)
         cache.update(keys, values)
 
-    assert max(array.shape[2] for array in cache.state) <= WINDOW + 2 * cache_module.SLACK
+    assert max(array.shape[2] for array in cache.state) <= WINDOW + 2 * slack
 
 
 def test_a_long_chunk_does_not_stay_in_a_sliding_cache() -> None:
-    cache = SlidingCache(WINDOW)
+    cache = SlidingCache(WINDOW, SLACK)
     for length in (500, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1):
         _, keys, values = random_heads(length, length)
         cache.update(keys, values)
 
-    assert cache.state[0].shape[2] <= WINDOW + 2 * cache_module.SLACK
+    assert cache.state[0].shape[2] <= WINDOW + 2 * SLACK
 
 
 def test_a_single_token_gets_exactly_the_window() -> None:
-    cache = SlidingCache(WINDOW)
+    cache = SlidingCache(WINDOW, SLACK)
     _, keys, values = random_heads(3 * WINDOW, 0)
     cache.update(keys, values)
     _, key, value = random_heads(1, 1)

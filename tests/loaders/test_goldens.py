@@ -166,6 +166,8 @@ def tail_reads_another_layer(patch: Patch, network: text.LanguageModel) -> None:
             ]
             source = earlier[-1] if earlier else layer.layer.kv_source
             patch.setattr(layer.self_attn, "layer", replace(layer.layer, kv_source=source))
+            lender = network.model.layers[source].self_attn
+            patch.setattr(lender, "layer", replace(lender.layer, lends_kv=True))
 
 
 def tail_rotated_as_one_token_later(patch: Patch, network: text.LanguageModel) -> None:

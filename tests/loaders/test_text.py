@@ -156,3 +156,13 @@ def test_the_compute_dtype_is_that_of_the_norms() -> None:
     network.model.embed_tokens_per_layer.set_dtype(mx.bfloat16)
 
     assert network(ids()).dtype == mx.float32
+
+
+@pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_a_pass_keeps_the_keys_and_values_that_later_layers_read_and_no_others(document: dict[str, Any]) -> None:
+    network = language_model(random_network(document))
+    config, step = network.config, text.Pass(0, network.config.sliding_window, {})
+    for layer in network.model.layers:
+        layer.self_attn.keys_values(mx.zeros((1, 3, config.hidden_size)), step)
+
+    assert set(step.shared) == {layer.kv_source for layer in config.layers if not layer.owns_kv}
