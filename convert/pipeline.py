@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..loaders.checkpoint import CONFIG_FILE, INDEX_FILE, TensorInfo, pread_exactly
+from ..model_cards.card import render
 from ..schemas.errors import TensorError, UsageError
+from .card import conversion_card
 from .chunks import Chunk, Piece, convert, cut, read
 from .document import Json, OutputConfig, output_config
 from .inventory import Drop, take_inventory
@@ -21,7 +23,7 @@ from .manifest import MANIFEST, RULE, conversion_manifest, index, package_versio
 from .memory import WAITING, chunk_bytes
 from .plan import MODALITIES, ConversionPlan, Shard, build_plan, wanted_parts
 from .recipe import AFFINE, NO_QUANTIZATION, Recipe, load_recipe, quantization
-from .source import Source, open_source
+from .source import CARD, Source, open_source
 from .writer import ShardFile, WorkFolder, check_output, dump
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -178,7 +180,7 @@ def write(
 def _files(conversion: Conversion) -> set[str]:
     """Every file of the output."""
     shards = {shard.file for shard in conversion.plan.shards}
-    return {*shards, *conversion.source.sidecars, CONFIG_FILE, INDEX_FILE, MANIFEST}
+    return {*shards, *conversion.source.sidecars, CONFIG_FILE, INDEX_FILE, MANIFEST, CARD}
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,8 @@ def _write_small_files(work: WorkFolder, conversion: Conversion) -> None:
         written={name: hashlib.sha256(data).hexdigest() for name, data in written.items()},
     )
     work.write_file(MANIFEST, dump(manifest))
+    card = conversion_card(conversion.source, plan, conversion.options)
+    work.write_file(CARD, render(card).encode())
 
 
 def _recorded(conversion: Conversion) -> Json:

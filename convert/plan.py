@@ -143,6 +143,13 @@ def module_path(name: str) -> str:
     return name.removesuffix(".weight")
 
 
+def inside_layer(name: str) -> str:
+    """The name of a module or of its weight, without what differs from layer to layer."""
+    path = module_path(name).split(".")
+    place = next((index for index, part in enumerate(path) if part.isdigit()), None)
+    return ".".join(path[-1:] if place is None else path[place + 1 :])
+
+
 def wanted_parts(modalities: Iterable[str]) -> frozenset[str]:
     """The parts of a checkpoint that the modalities need; text always stays."""
     return frozenset({"text", *(PART_OF[modality] for modality in modalities)})

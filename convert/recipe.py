@@ -85,11 +85,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A default and what differs from it; of several choices for a module the first counts."""
+    """A default and what differs from it; of several choices for a module the first counts.
+
+    Attributes:
+        name: what people call it.
+        default: how a module is packed; None leaves every module in the source's precision.
+        choices: what differs.
+        text: of the file that it was read from.
+    """
 
     name: str
     default: Quantization | None
     choices: tuple[Choice, ...] = ()
+    text: str | None = None
 
     def choose(self, module: str, role: Role) -> Quantization | None:
         """The packing of one module, protection included."""
@@ -155,14 +163,15 @@ def read_recipe(path: Path) -> Recipe:
         ConfigError: it cannot be read, is not TOML, or breaks its schema.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError("there is no such recipe file", where=path.name) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"not valid TOML: {error}", where=path.name) from None
     validate(document, "recipe", where=path.name)
     choices = tuple(Choice(rule["pattern"], _parse(rule)) for rule in document.get("rule", ()))
-    return Recipe(document["name"], _parse(document.get("default", {})), choices)
+    return Recipe(document["name"], _parse(document.get("default", {})), choices, text)
 
 
 def _parse(entry: Mapping[str, Any]) -> Quantization | None:

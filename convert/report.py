@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from .document import Json
 from .manifest import summary
 from .pipeline import Conversion
 from .plan import ConversionPlan
-from .recipe import Quantization
+from .wording import count, describe, size, table
 
 if TYPE_CHECKING:
     from ..loaders import Generation
@@ -104,31 +104,3 @@ def _kept(plan: ConversionPlan) -> str:
 
 def _bits(plan: ConversionPlan) -> str:
     return f"{8 * plan.payload / plan.parameters:.3f} bits per weight"
-
-
-def describe(packing: Quantization) -> str:
-    """A packing in words."""
-    return f"{packing.bits}-bit {packing.mode}, groups of {packing.group_size}"
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def size(nbytes: int) -> str:
-    """Bytes for people: decimal units, three digits."""
-    value = float(nbytes)
-    for unit in ("bytes", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.4g} {unit}"
-        value /= 1000
-    return f"{value:.4g} GB"
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Columns as wide as their widest cell; the first is text, the others are numbers."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        yield "  ".join([first.ljust(widths[0]), *numbers]).rstrip()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..loaders.checkpoint import CONFIG_FILE, INDEX_FILE, PICKLES, Checkpoint, TensorInfo, read_config, within
 from ..loaders.config import ModelConfig
 from ..loaders.consistency import check_processor, check_token_ids
+from ..model_cards.upstream import Upstream
 from ..schemas import read_json, validate
 from ..schemas.errors import ConfigError, QuantizedSourceError, SourceNotFoundError, UsageError
 
@@ -28,7 +29,8 @@ TEMPLATES = {"chat_template.jinja"}
 
 # What a checkpoint may hold beside its weights; everything else stays behind, `*.py` above all.
 SIDECARS = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*")
-NOT_SIDECARS = frozenset({CONFIG_FILE, INDEX_FILE, "conversion.json"})
+CARD = "README.md"
+NOT_SIDECARS = frozenset({CONFIG_FILE, INDEX_FILE, CARD, "conversion.json"})
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 HUB_SNAPSHOT = re.compile(r"models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)")
@@ -43,6 +45,7 @@ class Source:
         document: `config.json` as parsed.
         config: the same, typed.
         sidecars: files to copy, by name.
+        card: the model card, on whose place ours comes.
         repo_id: its name on the Hub, if it came from there.
         commit: the commit on the Hub.
     """
@@ -51,8 +54,16 @@ class Source:
     document: Mapping[str, Any]
     config: ModelConfig
     sidecars: Mapping[str, Path]
+    card: Upstream = field(default_factory=Upstream)
     repo_id: str | None = None
     commit: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What opens it again: the repository and its commit, or the folder."""
+        if self.repo_id is None or self.commit is None:
+            return str(self.checkpoint.folder)
+        return f"{self.repo_id}@{self.commit}"
 
 
 def open_source(source: str | Path, revision: str | None = None) -> Source:
@@ -120,7 +131,7 @@ def _open_folder(folder: Path, repo_id: str | None, commit: str | None) -> Sourc
     refuse_quantized(checkpoint.tensors.values())
     sidecars = find_sidecars(folder)
     check_sidecars(config, document, sidecars)
-    return Source(checkpoint, document, config, sidecars, repo_id, commit)
+    return Source(checkpoint, document, config, sidecars, read_card(folder), repo_id, commit)
 
 
 def find_sidecars(folder: Path) -> dict[str, Path]:
@@ -133,6 +144,19 @@ def find_sidecars(folder: Path) -> dict[str, Path]:
     found = {path.name: path for pattern in SIDECARS for path in folder.glob(pattern)}
     names = sorted(found.keys() - NOT_SIDECARS)
     return {name: _sidecar(folder, found[name]) for name in names if not name.endswith((".index.json", *PICKLES))}
+
+
+def read_card(folder: Path) -> Upstream:
+    """The model card of a checkpoint; an empty one where there is none.
+
+    Raises:
+        UnsafeFileError: it is a link that leads out of the checkpoint.
+        ConfigError: it is a folder, or a link that leads nowhere.
+    """
+    path = folder / CARD
+    if not os.path.lexists(path):
+        return Upstream()
+    return Upstream.parse(_sidecar(folder, path).read_text(encoding="utf-8", errors="replace"))
 
 
 def _sidecar(folder: Path, path: Path) -> Path:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...schemas.errors import G4ConvertError
-from ..report import count
+from ..plan import inside_layer
+from ..wording import count
 from .checking import NEEDED
 from .outcome import Check, Status, Verification
 
@@ -161,10 +162,3 @@ def modules(errors: Numbers) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     for name, error in sorted(errors.items()):
         groups.setdefault(inside_layer(name), []).append((name, error))
     yield from groups.items()
-
-
-def inside_layer(name: str) -> str:
-    """The name of a module without what differs from layer to layer."""
-    path = name.removesuffix(".weight").split(".")
-    place = next((index for index, part in enumerate(path) if part.isdigit()), None)
-    return ".".join(path[-1:] if place is None else path[place + 1 :])

@@ -13,7 +13,7 @@ import PIL.Image
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..report import size
+from ..wording import size
 from . import figures, svg
 from .behaviour import QUESTIONS
 from .figures import AnswerFigures, ProbeFigures, number, printable

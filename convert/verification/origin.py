@@ -17,7 +17,6 @@ from .checking import Notes, SkipError
 from .listing import GONE, Difference, differences
 from .outcome import Finding
 from .reading import same_files
-from .record import REPLACED
 from .subject import Subject
 
 # Keys of a config that change no computation, or that a conversion changes on purpose. Where an answer stops is the
@@ -36,16 +35,14 @@ def source_of(subject: Subject) -> Source:
 
 
 def files(subject: Subject, notes: Notes) -> Iterator[Finding]:
-    """Every small file of the source is there, byte for byte; the model card may be another."""
+    """Every small file of the source is there, byte for byte; the model card is another one."""
     source, found = source_of(subject), subject.sidecars
     for name, path in source.sidecars.items():
-        if name in REPLACED:
-            continue
         if name not in found:
             yield Finding("the file is missing; the source has it", name, "convert again")
         elif not same_files(found[name], path):
             yield Finding(f"the file is not the source's: {_first_difference(name, found[name], path)}", name)
-    for name in sorted(found.keys() - source.sidecars.keys() - REPLACED):
+    for name in sorted(found.keys() - source.sidecars.keys()):
         # We add no file; of what another tool adds, only that matters which programs go by.
         if subject.manifest is not None or name in SCHEMAS.keys() | TEMPLATES:
             yield Finding("the source has no such file", name, "remove it, or convert again")

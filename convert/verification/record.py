@@ -14,9 +14,6 @@ from .outcome import Finding
 from .reading import file_digest, open_shards, shard_header, tensor_digest
 from .subject import Subject
 
-# A model card takes the place of the source's when the checkpoint is published.
-REPLACED = frozenset({"README.md"})
-
 
 def _manifest(subject: Subject) -> Mapping[str, Any]:
     if subject.manifest is None:
@@ -29,9 +26,8 @@ def small_files(subject: Subject, notes: Notes) -> Iterator[Finding]:
     manifest = _manifest(subject)
     listed = {**manifest["sidecars"], **manifest["written"]}
     for name, digest in listed.items():
-        if name not in REPLACED:
-            yield from _small_file(subject.folder / name, digest)
-    for name in sorted(subject.sidecars.keys() - listed.keys() - REPLACED):
+        yield from _small_file(subject.folder / name, digest)
+    for name in sorted(subject.sidecars.keys() - listed.keys()):
         yield Finding(f"the file is not in {MANIFEST}", name, "remove it, or convert again")
     notes.figures["files"] = len(listed)
 

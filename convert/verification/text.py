@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..report import size, table
+from ..wording import size, table
 from . import figures
 from .figures import ProbeFigures, number, printable
 from .outcome import Check, Status, Step, Verification

@@ -1,0 +1,58 @@
+"""The card of the source: its metadata, and its text, which goes on below ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import yaml
+
+# Below this line stands what the source's card says.
+UPSTREAM = "<!-- g4convert: upstream -->"
+
+# The YAML block at the head of a card.
+FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?P<metadata>.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What the source's card says.
+
+    Attributes:
+        metadata: its YAML block; empty where there is none that can be read.
+        text: what follows the block.
+    """
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+    @classmethod
+    def parse(cls, card: str) -> Self:
+        """Read a card; of one of ours, the text is what it says of its own source."""
+        head = FRONT_MATTER.match(card := card.removeprefix("\ufeff"))
+        metadata = {} if head is None else _mapping(head["metadata"])
+        text = card if head is None else card[head.end() :]
+        before, mark, below = text.partition(UPSTREAM)
+        return cls(metadata, (below if mark else before).strip())
+
+    def words(self, key: str) -> str | None:
+        """A value of the metadata, if it is a text of one line."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) and value.isprintable() and value else None
+
+    def names(self, key: str) -> list[str]:
+        """A value of the metadata as a list of names; what is no name is left out."""
+        value = self.metadata.get(key)
+        values = value if isinstance(value, list) else [value]
+        return [one for one in values if isinstance(one, str) and one.isprintable() and one]
+
+
+def _mapping(text: str) -> Mapping[str, Any]:
+    """YAML without any object of Python; a broken block is none."""
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
