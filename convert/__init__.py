@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .pipeline import Conversion, Options, hf_to_mlx, prepare
+    from .publication.run import Publication, Target, publish
     from .verification.run import verify
 
-__all__ = ["Conversion", "Options", "hf_to_mlx", "prepare", "verify"]
+__all__ = ["Conversion", "Options", "Publication", "Target", "hf_to_mlx", "prepare", "publish", "verify"]
+
+HOMES = {
+    "Publication": ".publication.run",
+    "Target": ".publication.run",
+    "publish": ".publication.run",
+    "verify": ".verification.run",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load a module when it is first asked for: the command line's help must not wait for numpy."""
     if name in __all__:
-        home = ".verification.run" if name == "verify" else ".pipeline"
-        return getattr(import_module(home, __name__), name)
+        return getattr(import_module(HOMES.get(name, ".pipeline"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

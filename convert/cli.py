@@ -9,15 +9,17 @@ import sys
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..schemas.errors import G4ConvertError, UsageError
+from ..schemas.errors import DefectError, G4ConvertError, UsageError
 
 if TYPE_CHECKING:
     from .pipeline import Conversion, Progress
+    from .publication.run import Publication
 
 INTERRUPTED = 130
 ALL_MODALITIES = "text,image,audio,video"
@@ -41,7 +43,7 @@ def names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="g4convert")
 def cli() -> None:
-    """Convert Hugging Face Gemma 4 checkpoints to MLX, and run them."""
+    """Convert Hugging Face Gemma 4 checkpoints to MLX, verify, run and publish them."""
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except G4ConvertError as error:
-        _quit(str(error), 2)
+        _quit(str(error), 1 if isinstance(error, DefectError) else 2)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(2)
@@ -107,7 +109,9 @@ def _quit(message: str, status: int) -> None:
 )
 @click.option("--workers", type=int, help="Threads.  [default: one a core, at most 4]")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, to the byte, and write nothing.")
-@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that stands at OUTPUT.")
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that stands at OUTPUT, or at --upload.")
+@click.option("--upload", metavar="REPO_ID", help="Verify OUTPUT and publish it on the Hub, all in one.")
+@click.option("--private", is_flag=True, help="Hide the repository that --upload makes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def hf_to_mlx(
@@ -117,6 +121,8 @@ def hf_to_mlx(
     workers: int | None,
     dry_run: bool,
     overwrite: bool,
+    upload: str | None,
+    private: bool,
     as_json: bool,
     quiet: bool,
     revision: str | None,
@@ -127,6 +133,9 @@ def hf_to_mlx(
     from . import report
     from .pipeline import DEFAULT_WORKERS, Options, prepare, write
 
+    if private and upload is None:
+        raise UsageError("it is about the repository of --upload", where="--private", fix="give --upload too")
+
     if output is None and not dry_run:
         raise UsageError("the folder to write is missing", where="OUTPUT", fix="name it after SOURCE, or say --dry-run")
     conversion = prepare(source, Options(quantize=not no_quantize, **options), revision=revision)
@@ -134,6 +143,7 @@ def hf_to_mlx(
         _say(lambda: report.dry_run(conversion), lambda: report.as_json(conversion), as_json=as_json, quiet=quiet)
         return
     output = Path(os.path.expanduser(output))  # noqa: PTH111  # Path.expanduser() fails on ~nobody
+    publish_there = None if upload is None else _publisher(upload, private=private, overwrite=overwrite, quiet=quiet)
     try:
         with _bar(conversion, quiet=quiet) as progress:
             write(
@@ -146,12 +156,33 @@ def hf_to_mlx(
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
+    document = {**report.as_json(conversion), "output": str(output)}
+    if publish_there is None:
+        _say(lambda: report.written(conversion, output), lambda: document, as_json=as_json, quiet=quiet)
+        return
+    from .publication import text
+
+    published = publish_there(output, conversion.source.name)
     _say(
-        lambda: report.written(conversion, output),
-        lambda: {**report.as_json(conversion), "output": str(output)},
+        lambda: f"{report.written(conversion, output)}\n{text.uploaded(published)}",
+        lambda: {**document, "published": text.as_json(published)},
         as_json=as_json,
         quiet=quiet,
     )
+
+
+def _publisher(repo_id: str, *, private: bool, overwrite: bool, quiet: bool) -> Callable[[Path, str], Publication]:
+    """Check name and token before the work begins; gives the function to call with the output and its source."""
+    from .publication.run import Target, open_upload, publish
+
+    target = Target(repo_id, private=private, overwrite=overwrite)
+    open_upload(target)
+
+    def call(output: Path, source: str) -> Publication:
+        with _line(quiet=quiet) as progress:
+            return publish(output, target, source=source, progress=progress)
+
+    return call
 
 
 @cli.command(epilog="Example: g4convert run gemma-4-E2B-it-4bit -p 'What is the capital of France?'")
@@ -283,6 +314,55 @@ def verify(
     _say(lambda: text(found), found.to_dict, as_json=as_json, quiet=quiet)
     if found.status is Status.FAIL:
         raise click.exceptions.Exit(1)
+
+
+@cli.command(
+    epilog="Example: g4convert publish gemma-4-E2B-it-4bit me/gemma-4-E2B-it-4bit --source google/gemma-4-E2B-it"
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("repo_id")
+@click.option("--source", help="What it was made from: verify everything, and put the numbers into the card.")
+@click.option(
+    "--base-model", metavar="REPO_ID", help="What it was made from, for the card, if the conversion does not say."
+)
+@click.option("--private", is_flag=True, help="Hide the repository, if it is a new one.")
+@click.option(
+    "--revision", metavar="BRANCH", help="Upload to this branch, or to a pull request that is open: refs/pr/1."
+)
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead of changing the repository.")
+@click.option("--overwrite", is_flag=True, help="Replace another conversion that is there.")
+@click.option("--allow-defects", is_flag=True, help="Publish what verification finds fault with; the card says so.")
+@click.option("--dry-run", is_flag=True, help="Say what would be uploaded, show the card, and send nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def publish(
+    model: Path,
+    repo_id: str,
+    source: str | None,
+    base_model: str | None,
+    private: bool,
+    revision: str | None,
+    create_pr: bool,
+    overwrite: bool,
+    allow_defects: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Verify the converted checkpoint in the folder MODEL, and upload it to REPO_ID on the Hub.
+
+    Uses the token of `hf auth login`, or HF_TOKEN. What is on the Hub already is not sent again.
+    """
+    from .publication import run, text
+
+    if create_pr and revision is not None:
+        raise UsageError("a pull request has a branch of its own", where="--revision", fix="leave out --create-pr")
+    target = run.Target(repo_id, private, revision, create_pr, overwrite)
+    with _line(quiet=quiet) as progress:
+        call = partial(run.prepare, model, repo_id) if dry_run else partial(run.publish, model, target)
+        found = call(source=source, base_model=base_model, allow_defects=allow_defects, progress=progress)
+    show = text.dry_run if dry_run else text.uploaded
+    _say(lambda: show(found), lambda: text.as_json(found), as_json=as_json, quiet=quiet)
 
 
 def _say(text: Callable[[], str], document: Callable[[], Any], *, as_json: bool, quiet: bool) -> None:

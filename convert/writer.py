@@ -122,10 +122,8 @@ class WorkFolder:
 
     def write_file(self, name: str, data: bytes) -> None:
         """Write and sync a small file."""
-        with disk_errors(self.path / name), (self.path / name).open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        with disk_errors(self.path / name):
+            write_synced(self.path / name, data)
 
     def copy_file(self, name: str, source: Path) -> str:
         """Copy a file block by block, and sync it; the SHA-256 of its bytes."""
@@ -156,6 +154,26 @@ class WorkFolder:
             _sync_folder(self.output.parent)
             if replaced.exists():
                 shutil.rmtree(replaced)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a small file where another one may stand: either of them is there, whole, at any moment.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.g4convert-unfinished")
+    with disk_errors(path):
+        write_synced(new, data)
+        new.replace(path)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a small file, and wait until the disk has it."""
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def absolute(path: Path) -> Path:

@@ -18,7 +18,9 @@
     │       └── NonFiniteError
     ├── MediaError               a picture, sound or clip that cannot be read or used
     │   └── PlaceholderError     a prompt has more or fewer places for media than there are
-    └── OutputError              the output cannot be written: it exists, or the disk is full
+    ├── OutputError              the output cannot be written: it exists, or the disk is full
+    ├── HubError                 the Hub refuses, or cannot be reached
+    └── DefectError              a verification found defects: exit status 1
 
 A message is one line: where it happened, what is wrong, and what to do about it.
 """
@@ -127,3 +129,11 @@ class PlaceholderError(MediaError):
 
 class OutputError(G4ConvertError):
     """The output cannot be written."""
+
+
+class HubError(G4ConvertError):
+    """The Hub refuses what it is asked for, or cannot be reached."""
+
+
+class DefectError(G4ConvertError):
+    """A checkpoint is not published, for verification found defects in it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ...loaders.checkpoint import CONFIG_FILE, Checkpoint
@@ -29,6 +29,7 @@ def verify(
     revision: str | None = None,
     reference: str | None = None,
     limits: Limits | None = None,
+    steps: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Verify a converted checkpoint; what is wrong with it is a finding, never an error.
@@ -39,6 +40,7 @@ def verify(
         revision: a branch, tag or commit on the Hub.
         reference: what to compute with besides, `transformers`; it needs the source.
         limits: how far the conversion may be from its source.
+        steps: names of the steps to take; None takes all.
         progress: called with a step, and with what is being looked at in it.
 
     Raises:
@@ -51,11 +53,12 @@ def verify(
     _check_model(folder)
     opened = None if source is None else open_source(source, revision)
     subject, reported = Subject(folder, opened), set[str]()
-    steps = tuple(
+    taken = tuple(
         take_step(name, checks, subject, reported, progress or silent)
         for name, checks in _steps(subject, limits, asked=reference is not None).items()
+        if steps is None or name in steps
     )
-    return Verification(folder.resolve().name, _name(opened), steps, peak_resident(), package_version())
+    return Verification(folder.resolve().name, _name(opened), taken, peak_resident(), package_version())
 
 
 def _steps(subject: Subject, limits: Limits, *, asked: bool) -> Mapping[str, Mapping[str, CheckFunction]]:

@@ -101,6 +101,26 @@ def plot(frame: Frame, *children: str, label: str) -> Markup:
     )
 
 
+def picture(frame: Frame, inner: Markup, series: Sequence[Series], style: str) -> Markup:
+    """A plot as a file of its own: on white, with a legend above, and with its style inside."""
+    legend, width = 18, 150
+    names = [
+        tag("g", tag("text", one.name, x=frame.left + index * width, y=12), class_=one.style)
+        for index, one in enumerate(series)
+    ]
+    box = f"0 0 {frame.width:g} {frame.height + legend:g}"
+    return tag(
+        "svg",
+        tag("style", Markup(style)),  # ours
+        tag("rect", width="100%", height="100%", fill="#fff"),
+        *names,
+        tag("svg", inner, y=legend, width=frame.width, height=frame.height),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=box,
+        width=2 * frame.width,
+    )
+
+
 def power(exponent: int) -> str:
     """A power of ten in digits where that is short."""
     return f"{10.0**exponent:g}" if -3 <= exponent <= 3 else f"1e{exponent}"

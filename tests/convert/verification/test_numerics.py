@@ -254,7 +254,7 @@ def test_rows_in_another_order_show_beside_the_source_at_4_bits(copy: Callable[.
 
 def test_a_cache_that_forgets_shows_in_chunks(converted: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
     original = SlidingCache.__init__
-    monkeypatch.setattr(SlidingCache, "__init__", lambda cache, window: original(cache, window - 8))
+    monkeypatch.setattr(SlidingCache, "__init__", lambda cache, window, slack: original(cache, window - 8, slack))
 
     found = checks(subject(converted("text")))
 

@@ -1,0 +1,1 @@
+"""To the Hub: who may, what goes, and whether it has arrived."""
