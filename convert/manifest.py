@@ -15,7 +15,7 @@ from .source import Source
 
 MANIFEST = "conversion.json"
 FORMAT = 1
-RULE = "affine-edge-refit/1"
+RULE = "affine-edge-search-refit/1"
 """Name of the rounding rule; it changes when the bytes of a quantized tensor would."""
 
 

@@ -1,16 +1,17 @@
 """Arrays to packed arrays, by one rule with one rounding, in MLX's format. No I/O.
 
 `mx.quantize` cannot be the quantizer of record: its Metal and CPU kernels round differently, so the same command would
-give other bytes on another machine. The affine rule here:
+give other bytes on another machine. The affine rule here, for each group:
 
 1. Fit scale and bias to the group's extremes so that zero is exactly a code (the rule of MLX's CPU kernel, in float32),
-   and round both to the dtype in which they are stored.
-2. Choose every code against the *stored* scale and bias: the nearest one.
-3. Refit scale and bias to those codes by least squares, store, choose codes again; keep the refit where it lowers the
+   and round both to the dtype in which they are stored. Choose every code against the *stored* scale and bias: the
+   nearest one. This alone makes a group never worse than `mx.quantize`.
+2. Search: move the outermost codes by four distances at either end (`MOVES`, by bits), inwards to clip or outwards, and
+   store each of the sixteen fits. Of these take the one whose nearest codes miss least, if it beats the first fit.
+3. Refit scale and bias to the codes by least squares, store, choose codes again; keep the refit where it lowers the
    group's squared error, and repeat (`REFITS` times).
 
-Step 2 makes a group never worse than `mx.quantize`, step 3 better. Sums run in index order; every product is exact in
-float64, so a fused multiply-add changes nothing; hence the same bytes on every platform, with numba or without.
+`rounding.py` holds the rule, `kernels.py` the same compiled; the bytes are the same on every platform and with either.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import affine_kernel
+from .kernels import STORED_AS, affine_kernel
 from .recipe import AFFINE, Quantization
+from .rounding import MARGIN, REFITS, affine_fit, candidates, in_order
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -36,10 +38,6 @@ STORAGE: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
 }
 
-REFITS = 2
-SMALLEST_SCALE = np.float32(1e-7)
-# A refit must win by more than the rounding of its own error sum.
-MARGIN = 1 - 2.0**-20
 # Groups that are worked on at once by the numpy formulation: small enough for the cache.
 BLOCK_GROUPS = 2048
 
@@ -97,11 +95,13 @@ def pack(codes: Bytes, bits: int) -> Bytes:
 def _affine(groups: Floats, bits: int, storage: np.dtype[Any]) -> tuple[Bytes, NDArray[Any], NDArray[Any]]:
     packed = np.empty((len(groups), groups.shape[1] * bits // 8), np.uint8)
     scales, biases = np.empty(len(groups), np.float32), np.empty(len(groups), np.float32)
-    if affine_kernel is not None and storage != np.float16:
-        affine_kernel(groups, bits, storage.itemsize == 2, REFITS, packed, scales, biases)
+    if affine_kernel is not None:
+        affine_kernel(groups, bits, STORED_AS[storage.name], *candidates(bits), REFITS, packed, scales, biases)
     else:
         for block in _blocks(groups):
-            packed[block], scales[block], biases[block] = affine_block(groups[block], bits, storage)
+            fit = affine_fit(groups[block], bits, storage)
+            packed[block] = pack(np.ascontiguousarray(fit.codes.T).astype(np.uint8), bits)
+            scales[block], biases[block] = fit.scale, fit.bias
     with np.errstate(over="ignore"):
         return packed, scales.astype(storage), biases.astype(storage)
 
@@ -120,92 +120,6 @@ def _blocks(groups: Floats) -> Iterator[slice]:
         yield slice(start, start + BLOCK_GROUPS)
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """A scale and a bias per group as stored, the codes [group_size, groups] for them, and the squared error."""
-
-    scale: Doubles
-    bias: Doubles
-    codes: Doubles
-    error: Doubles
-
-
-def affine_block(groups: Floats, bits: int, storage: np.dtype[Any]) -> tuple[Bytes, Floats, Floats]:
-    """The affine rule in plain numpy, vectorised over groups.
-
-    Args:
-        groups: float32 [groups, group_size].
-        bits: bits of a code.
-        storage: dtype in which scale and bias are stored.
-
-    Returns:
-        Packed codes uint8 [groups, group_size * bits / 8]; scales and biases float32 [groups], already rounded.
-    """
-    weights = np.ascontiguousarray(groups.T).astype(np.float64)
-    levels = 2**bits - 1
-    best = _encode(weights, *_edge_fit(groups, levels), levels, storage)
-    for _ in range(REFITS):
-        refit = _encode(weights, *_least_squares(weights, best.codes), levels, storage)
-        better = refit.error < best.error * MARGIN
-        best = _Fit(
-            np.where(better, refit.scale, best.scale),
-            np.where(better, refit.bias, best.bias),
-            np.where(better, refit.codes, best.codes),
-            np.where(better, refit.error, best.error),
-        )
-    codes = pack(np.ascontiguousarray(best.codes.T).astype(np.uint8), bits)
-    return codes, best.scale.astype(np.float32), best.bias.astype(np.float32)
-
-
-def _edge_fit(groups: Floats, levels: int) -> tuple[Floats, Floats]:
-    """Scale and bias of MLX's CPU kernel (mlx/backend/cpu/quantized.cpp): zero and the larger extreme are exact."""
-    low, high = groups.min(axis=1), groups.max(axis=1)
-    negative = np.abs(low) > np.abs(high)
-    step = np.maximum((high - low) / np.float32(levels), SMALLEST_SCALE)
-    scale = np.where(negative, step, -step)
-    edge = np.where(negative, low, high)
-    code = np.rint(edge / scale)
-    snapped = edge / np.where(code == 0, np.float32(1), code)
-    return np.where(code == 0, scale, snapped), np.where(code == 0, np.float32(0), edge)
-
-
-def _encode(
-    weights: Doubles, scale: NDArray[np.floating], bias: NDArray[np.floating], levels: int, storage: np.dtype[Any]
-) -> _Fit:
-    """The nearest codes for the scale and bias as stored."""
-    stored_scale, stored_bias = _store(scale, storage), _store(bias, storage)
-    inverse = 1.0 / np.where(stored_scale == 0, 1.0, stored_scale)
-    with np.errstate(invalid="ignore", over="ignore"):
-        codes = np.clip(np.rint((weights - stored_bias) * inverse), 0, levels)
-        misses = (weights - (stored_scale * codes + stored_bias)).astype(np.float32).astype(np.float64)
-    return _Fit(stored_scale, stored_bias, codes, _in_order(misses * misses))
-
-
-def _store(values: NDArray[np.floating], storage: np.dtype[Any]) -> Doubles:
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded: Doubles = values.astype(np.float32).astype(storage).astype(np.float64)
-    return rounded
-
-
-def _in_order(terms: Doubles) -> Doubles:
-    """Sums over the first axis, one term after the other."""
-    total = np.zeros(terms.shape[1])
-    for term in terms:
-        total += term
-    return total
-
-
-def _least_squares(weights: Doubles, codes: Doubles) -> tuple[Doubles, Doubles]:
-    """Scale and bias that fit the codes best; where all codes are equal the result loses the comparison."""
-    count = float(len(weights))
-    sum_w = _in_order(weights).astype(np.float32).astype(np.float64)
-    sum_q, sum_qq, sum_qw = _in_order(codes), _in_order(codes * codes), _in_order(codes * weights)
-    determinant = count * sum_qq - sum_q * sum_q
-    divisor = np.where(determinant == 0, 1.0, determinant)
-    scale = ((count * sum_qw - sum_q * sum_w) / divisor).astype(np.float32).astype(np.float64)
-    return scale, (sum_w - scale * sum_q) / count
-
-
 # -- formats with a shared exponent ------------------------------------------------------------------------------------
 
 
@@ -217,7 +131,7 @@ def _float_error(
     elements = (scaled.astype(np.float32) + np.float32(0)).astype(element)
     decoded = elements.astype(np.float64) * scale[:, None]
     misses = (groups - decoded).astype(np.float32).astype(np.float64)
-    return elements, _in_order(np.ascontiguousarray((misses * misses).T))
+    return elements, in_order(np.ascontiguousarray((misses * misses).T))
 
 
 def _best_scale(

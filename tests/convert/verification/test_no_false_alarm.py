@@ -154,7 +154,7 @@ def test_another_rounding_rule_is_compared_by_distance(converted: Convert, tmp_p
         tensors["language_model.model.layers.0.mlp.up_proj.weight"].bits[3, 1] ^= 1
     piece.refresh_manifest()
     with piece.json(MANIFEST) as manifest:
-        manifest["generator"]["rule"] = "affine-edge-refit/2"
+        manifest["generator"]["rule"] = "affine-edge-refit/1"
 
     checks = verify(piece.folder, "e2b")
 
