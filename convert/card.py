@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ..loaders.config import ModelConfig
 from ..loaders.footprint import kv_cache_bytes
 from ..model_cards.card import Card, Group, Runtimes
+from .lattice import Tally
 from .manifest import package_version
 from .plan import MODALITIES, ConversionPlan, inside_layer
 from .source import Source
-from .wording import describe, size
+from .wording import describe, exactness, size
 
 if TYPE_CHECKING:
     from .pipeline import Options
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 CONTEXTS = (4096, 32_768, 131_072)
 
 
-def conversion_card(source: Source, plan: ConversionPlan, options: Options) -> Card:
-    """The card of what a plan makes of a source."""
+def conversion_card(source: Source, plan: ConversionPlan, options: Options, tallies: Collection[Tally]) -> Card:
+    """The card of what a plan has made of a source; `tallies` are of the weights on a 4-bit grid."""
     name = "Gemma 4" if source.repo_id is None else source.repo_id.rpartition("/")[2]
     default = plan.recipe.default
     return Card(
@@ -36,8 +37,11 @@ def conversion_card(source: Source, plan: ConversionPlan, options: Options) -> C
         size=size(plan.payload),
         source_size=size(sum(info.nbytes for info in source.checkpoint.tensors.values())),
         bits_per_weight=f"{8 * plan.payload / plan.parameters:.2f}",
-        packed=_groups((describe(packing), module) for module, packing in plan.quantized.items()),
+        packed=_groups(
+            (describe(packing, on_grid=on_grid), module) for module, (packing, on_grid) in plan.packings.items()
+        ),
         unpacked=_groups((reason, module) for module, reason in plan.unquantized.items()),
+        exactness=exactness(tallies),
         memory=list(_memory(plan)),
         command=_command(source, options),
         recipe=plan.recipe.text,

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from ..loaders.checkpoint import DTYPE_BYTES, pread_exactly
 from ..schemas.errors import NonFiniteError
 from .families.rules import Transpose
+from .lattice import Tally, solve
 from .plan import Step
-from .quantize import STORAGE, quantize
+from .quantize import STORAGE, Packed, quantize
+from .recipe import Quantization
 
 Array = NDArray[Any]
 
@@ -38,11 +40,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive bytes of one output tensor, from `offset` on within the tensor."""
+    """Consecutive bytes of one output tensor, from `offset` on within the tensor; of codes, how they were found."""
 
     name: str
     offset: int
     data: memoryview
+    tally: Tally | None = None
 
 
 def cut(step: Step, chunk_bytes: int, first: int = 0, last: int | None = None) -> Iterator[Chunk]:
@@ -82,14 +85,24 @@ def convert(chunk: Chunk, stored: Array) -> list[Piece]:
         (out,) = step.outputs
         return [_piece(out.name, chunk, _cast(stored, step.source.dtype, out.dtype, step))]
     storage = "BF16" if len(step.outputs) == 2 else step.outputs[1].dtype
-    packed = quantize(_floats(stored, step.source.dtype), step.quantization, storage)
+    packed, tally = _pack(_floats(stored, step.source.dtype), step, step.quantization, storage)
     arrays: list[Array | None] = [packed.weight, packed.scales, packed.biases]
     for array in arrays[1:]:
         if array is not None and array.dtype in STORAGE.values():
             _check_range(array.view(UNSIGNED[array.itemsize]), storage, step)
+    tallies = (tally, None, None)
     return [
-        _piece(out.name, chunk, array) for out, array in zip(step.outputs, arrays, strict=False) if array is not None
+        _piece(out.name, chunk, array, counted)
+        for out, array, counted in zip(step.outputs, arrays, tallies, strict=False)
+        if array is not None
     ]
+
+
+def _pack(values: NDArray[np.float32], step: Step, packing: Quantization, storage: str) -> tuple[Packed, Tally | None]:
+    if step.lattice is None:
+        return quantize(values, packing, storage), None
+    solution = solve(values, step.lattice, storage, packing.bits)
+    return solution.packed, solution.tally
 
 
 def _check_source(stored: Array, step: Step) -> None:
@@ -134,6 +147,6 @@ def _cast(stored: Array, source: str, target: str, step: Step) -> Array:
     return bits
 
 
-def _piece(name: str, chunk: Chunk, rows: Array) -> Piece:
+def _piece(name: str, chunk: Chunk, rows: Array, tally: Tally | None = None) -> Piece:
     data = np.ascontiguousarray(rows)
-    return Piece(name, chunk.start * (data.nbytes // len(data)), data.view(np.uint8).reshape(-1).data)
+    return Piece(name, chunk.start * (data.nbytes // len(data)), data.view(np.uint8).reshape(-1).data, tally)

@@ -92,7 +92,7 @@ def _quit(message: str, status: int) -> None:
 @click.option("--group-size", type=int, help="Weights that share a scale: 32, 64 or 128 in affine mode.  [default: 64]")
 @click.option("--mode", help="affine, mxfp4, mxfp8 or nvfp4.  [default: affine]")
 @click.option("--no-quantize", is_flag=True, help="Keep the weights in floating point.")
-@click.option("--recipe", help="balanced, uniform, or a TOML file.  [default: balanced]")
+@click.option("--recipe", help="auto, balanced, uniform, or a TOML file.  [default: auto]")
 @click.option("--dtype", help="bfloat16, float16 or float32 for what stays floating.  [default: the source's]")
 @click.option(
     "--modalities", callback=names, metavar="NAMES", default=ALL_MODALITIES, show_default=True, help="What to keep."

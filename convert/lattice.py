@@ -44,11 +44,8 @@ from .lattice_kernels import (
     ZERO_STEP,
     lattice_kernel,
 )
-from .quantize import STORAGE, Bytes, Doubles, Floats, Packed, pack, quantize
-from .recipe import Quantization
-
-LATTICE = Quantization(4, GROUP)
-"""How MLX packs a lattice."""
+from .quantize import STORAGE, Bytes, Doubles, Floats, Packed, pack, quantize, unpack
+from .recipe import LATTICE
 
 # Groups that are worked on at once by the numpy formulation, and values on which a level is tried first.
 BLOCK_GROUPS = 2048
@@ -86,20 +83,30 @@ STEPS = SOURCES | {"F32": Format(2.0**-19, 2.0**-149, (2 - 2.0**-19) * 2.0**127)
 
 
 @dataclass(frozen=True)
-class Solution:
-    """A matrix in MLX's layout, and how much of it lies on a lattice.
+class Tally:
+    """How much of a weight lies on a lattice.
 
     Attributes:
-        packed: codes, scales and biases; 4 bits, groups of 32.
-        groups: groups of the matrix, those of zeros included.
+        groups: of the weight, those of zeros included.
         placed: of them, those that are packed as a lattice; the affine rule packs the others.
         exact: of the placed, those whose values all come back as the source's dtype holds them.
     """
 
+    groups: int = 0
+    placed: int = 0
+    exact: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        """Of two parts of a weight together."""
+        return Tally(self.groups + other.groups, self.placed + other.placed, self.exact + other.exact)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A matrix in MLX's layout, in groups of 32, and how much of it lies on a lattice."""
+
     packed: Packed
-    groups: int
-    placed: int
-    exact: int
+    tally: Tally
 
 
 @dataclass(frozen=True)
@@ -117,13 +124,14 @@ class Fit:
     states: Bytes
 
 
-def solve(values: Floats, source: str, storage: str) -> Solution:
+def solve(values: Floats, source: str, storage: str, bits: int = LATTICE.bits) -> Solution:
     """Pack the rows of a matrix as a lattice, and what does not lie on one by the affine rule.
 
     Args:
         values: float32 [rows, cols], finite; `cols` is a multiple of 32.
         source: dtype that the values were rounded to, `BF16`, `F16` or `F32`.
         storage: dtype of scales and biases, likewise.
+        bits: of a code as stored, four or more; only sixteen codes are used.
     """
     groups = np.ascontiguousarray(values).reshape(-1, GROUP)
     fit = fit_groups(groups, source, storage)
@@ -135,8 +143,11 @@ def solve(values: Floats, source: str, storage: str) -> Solution:
         for array, part in zip(arrays, (plain.weight, plain.scales, plain.biases), strict=True):
             assert part is not None  # affine
             array[rest] = part.reshape(array[rest].shape)
-    packed = Packed(*(array.reshape(len(values), -1) for array in arrays))
-    return Solution(packed, len(groups), len(groups) - rest.size, int((fit.states == EXACT).sum()))
+    weight, scales, biases = (array.reshape(len(values), -1) for array in arrays)
+    wide = weight if bits == LATTICE.bits else pack(unpack(weight, LATTICE.bits), bits)
+    return Solution(
+        Packed(wide, scales, biases), Tally(len(groups), len(groups) - rest.size, int((fit.states == EXACT).sum()))
+    )
 
 
 # -- the decision, on a sample -----------------------------------------------------------------------------------------

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
 from .document import Json, OutputConfig
+from .lattice import Tally
 from .plan import ConversionPlan, OutputTensor, Shard, Step
 from .source import Source
 
@@ -31,6 +34,7 @@ def conversion_manifest(
     options: Json,
     config: OutputConfig,
     digests: Mapping[str, str],
+    tallies: Mapping[str, Tally],
     sidecars: Mapping[str, str],
     written: Mapping[str, str],
 ) -> Json:
@@ -42,6 +46,7 @@ def conversion_manifest(
         options: what the call asked for, without what does not change the bytes.
         config: the output's config, and how it differs from the source's.
         digests: SHA-256 of every output tensor's bytes.
+        tallies: how much of a weight lies on the 4-bit grid on which it is packed.
         sidecars: SHA-256 of every copied file.
         written: SHA-256 of every other small file.
     """
@@ -53,7 +58,7 @@ def conversion_manifest(
         "config_additions": config.additions,
         "config_removals": config.removals,
         "shards": {shard.file: _shard_entry(shard) for shard in plan.shards},
-        "tensors": dict(sorted(_tensors(plan, digests))),
+        "tensors": dict(sorted(_tensors(plan, digests, tallies))),
         "dropped": {drop.source.name: drop.reason for drop in plan.drops},
         "unquantized": dict(sorted(plan.unquantized.items())),
         "sidecars": dict(sorted(sidecars.items())),
@@ -66,21 +71,31 @@ def _shard_entry(shard: Shard) -> Json:
     return {"bytes": shard.nbytes, "header_sha256": hashlib.sha256(shard.header).hexdigest()}
 
 
-def _tensors(plan: ConversionPlan, digests: Mapping[str, str]) -> Iterator[tuple[str, Json]]:
+def _tensors(
+    plan: ConversionPlan, digests: Mapping[str, str], tallies: Mapping[str, Tally]
+) -> Iterator[tuple[str, Json]]:
     for step in plan.steps:
         for out in step.outputs:
-            yield out.name, {**_entry(step, out), "sha256": digests[out.name]}
+            yield out.name, {**_entry(step, out, tallies.get(out.name)), "sha256": digests[out.name]}
 
 
-def _entry(step: Step, out: OutputTensor) -> Json:
+def _entry(step: Step, out: OutputTensor, tally: Tally | None) -> Json:
     packing = step.quantization
+    grid = {} if tally is None else {"grid": {"rounded_to": step.lattice, **asdict(tally)}}
     return {
         "sources": [step.source.name],
         "transform": step.transform.name,
         "dtype": out.dtype,
         "shape": list(out.shape),
-        "quantization": None if packing is None else {**packing.as_dict(), "part": out.kind},
+        "quantization": None if packing is None else {**packing.as_dict(), "part": out.kind, **grid},
     }
+
+
+def recorded_tallies(manifest: Mapping[str, Any]) -> dict[str, Tally]:
+    """How much of each weight lies on the 4-bit grid on which it is packed, by the names of the tensors."""
+    packings = ((name, entry["quantization"] or {}) for name, entry in manifest["tensors"].items())
+    grids = {name: packing["grid"] for name, packing in packings if "grid" in packing}
+    return {name: Tally(grid["groups"], grid["placed"], grid["exact"]) for name, grid in grids.items()}
 
 
 def index(plan: ConversionPlan) -> Json:
@@ -111,6 +126,7 @@ def summary(plan: ConversionPlan) -> Json:
         "bits_per_weight": 8 * plan.payload / plan.parameters,
         "shards": [{"file": shard.file, "bytes": shard.nbytes} for shard in plan.shards],
         "shard_bytes": plan.nbytes,
+        "grids": dict(sorted(plan.lattices.items())),
         "quantized": {module: packing.as_dict() for module, packing in sorted(plan.quantized.items())},
         "unquantized": dict(sorted(plan.unquantized.items())),
         "dropped": {drop.source.name: drop.reason for drop in plan.drops},

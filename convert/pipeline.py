@@ -19,15 +19,17 @@ from .card import conversion_card
 from .chunks import Chunk, Piece, convert, cut, read
 from .document import Json, OutputConfig, output_config
 from .inventory import Drop, take_inventory
+from .lattice import Tally
 from .manifest import MANIFEST, RULE, conversion_manifest, index, package_version
 from .memory import WAITING, chunk_bytes
 from .plan import MODALITIES, ConversionPlan, Shard, build_plan, wanted_parts
 from .recipe import AFFINE, NO_QUANTIZATION, Recipe, load_recipe, quantization
 from .source import CARD, Source, open_source
-from .writer import ShardFile, WorkFolder, check_output, dump
+from .survey import find_lattices
+from .writer import ShardFile, ShardRecord, WorkFolder, check_output, dump
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-DEFAULT_RECIPE = "balanced"
+DEFAULT_RECIPE = "auto"
 NO_QUANTIZE = "--no-quantize"
 DEFAULT_SHARD_SIZE = 5_000_000_000
 # Two threads keep a disk busy; more help where cores are plenty.
@@ -79,6 +81,7 @@ def prepare(source: str | Path, options: Options, *, revision: str | None = None
         dtype=None if options.dtype is None else DTYPES[options.dtype],
         modalities=options.modalities,
         max_shard_size=options.max_shard_size,
+        lattices=find_lattices(inventory.matches, recipe),
     )
     return Conversion(opened, plan, options, output_config(opened.document, plan))
 
@@ -128,7 +131,7 @@ def hf_to_mlx(
     Args:
         source: a folder, or `org/name` on the Hub.
         output: the folder to make; it appears when it is complete.
-        options: what decides the bytes; the default is 4-bit, recipe `balanced`.
+        options: what decides the bytes; the default is 4-bit, recipe `auto`.
         revision: a branch, tag or commit on the Hub.
         max_memory: bound on the resident memory of the whole process, in bytes; None is no bound.
         workers: threads.
@@ -213,7 +216,7 @@ def work_key(conversion: Conversion) -> str:
         "options": {**asdict(conversion.options), "recipe": asdict(plan.recipe)},
         "source": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
         "shards": [hashlib.sha256(shard.header).hexdigest() for shard in plan.shards],
-        "steps": [(step.name, step.source.name, step.transform.name) for step in plan.steps],
+        "steps": [(step.name, step.source.name, step.transform.name, step.lattice) for step in plan.steps],
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -246,13 +249,16 @@ def _write_shard(work: WorkFolder, shard: Shard, crew: Crew) -> None:
     if work.has(shard):
         crew.progress(sum(chunk.source_bytes for chunk in chunks))
         return
+    tallies: dict[str, Tally] = {}
     with ShardFile(work.path, shard) as file:
         for chunk, pieces in zip(chunks, _in_order(chunks, crew), strict=True):
             for piece in pieces:
                 file.put(piece.name, piece.offset, piece.data)
+                if piece.tally is not None:
+                    tallies[piece.name] = tallies.get(piece.name, Tally()) + piece.tally
             crew.progress(chunk.source_bytes)
         digests = file.sync()
-    work.shard_done(shard, digests)
+    work.shard_done(shard, ShardRecord(digests, tallies))
 
 
 def _in_order(chunks: Iterable[Chunk], crew: Crew) -> Iterator[list[Piece]]:
@@ -280,18 +286,19 @@ def _write_small_files(work: WorkFolder, conversion: Conversion) -> None:
     written = {CONFIG_FILE: dump(conversion.config.document), INDEX_FILE: dump(index(plan))}
     for name, data in written.items():
         work.write_file(name, data)
-    digests = {name: digest for tensors in work.done.values() for name, digest in tensors.items()}
+    tallies = {name: tally for record in work.done.values() for name, tally in record.tallies.items()}
     manifest = conversion_manifest(
         conversion.source,
         plan,
         options=_recorded(conversion),
         config=conversion.config,
-        digests=digests,
+        digests={name: digest for record in work.done.values() for name, digest in record.digests.items()},
+        tallies=tallies,
         sidecars=sidecars,
         written={name: hashlib.sha256(data).hexdigest() for name, data in written.items()},
     )
     work.write_file(MANIFEST, dump(manifest))
-    card = conversion_card(conversion.source, plan, conversion.options)
+    card = conversion_card(conversion.source, plan, conversion.options, tallies.values())
     work.write_file(CARD, render(card).encode())
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from ..loaders.checkpoint import DTYPE_BYTES, TensorInfo
@@ -14,7 +15,7 @@ from ..loaders.config import ModelConfig
 from ..schemas.errors import TensorShapeError
 from .families.rules import Half, Role, Shape, Transform, Transpose
 from .inventory import Drop, Inventory, Match
-from .recipe import AFFINE, AFFINE_GROUPS, Quantization, Recipe
+from .recipe import AFFINE, AFFINE_GROUPS, Quantization, Recipe, lattice_packing
 
 FLOATS = ("BF16", "F16", "F32")
 # Pictures and clips share the vision tower.
@@ -43,7 +44,8 @@ class OutputTensor:
 class Step:
     """What one source tensor, or a half of it, turns into.
 
-    The output is made row by row: `rows` rows of `row_length` elements, each from one place of the source.
+    The output is made row by row: `rows` rows of `row_length` elements, each from one place of the source. With
+    `lattice`, the weight is packed on the 4-bit grid on which it lies; it is the dtype to which the grid was rounded.
     """
 
     source: TensorInfo
@@ -53,6 +55,7 @@ class Step:
     transform: Transform
     quantization: Quantization | None
     outputs: tuple[OutputTensor, ...]
+    lattice: str | None = None
 
     @property
     def rows(self) -> int:
@@ -133,6 +136,16 @@ class ConversionPlan:
         return {module_path(step.name): step.quantization for step in self.steps if step.quantization is not None}
 
     @property
+    def packings(self) -> Mapping[str, tuple[Quantization, bool]]:
+        """As `quantized`, and whether the module is packed on a 4-bit grid."""
+        return {module: (packing, module in self.lattices) for module, packing in self.quantized.items()}
+
+    @cached_property
+    def lattices(self) -> Mapping[str, str]:
+        """The modules that are packed on a 4-bit grid, by the dtype to which it was rounded."""
+        return {module_path(step.name): step.lattice for step in self.steps if step.lattice is not None}
+
+    @property
     def bare(self) -> frozenset[str]:
         """Parameters that are no module's `weight`, so no loader asks how they are packed."""
         return frozenset(step.name for step in self.steps if not step.name.endswith(".weight"))
@@ -170,6 +183,7 @@ def build_plan(
     dtype: str | None,
     modalities: Sequence[str],
     max_shard_size: int,
+    lattices: Mapping[str, str] = MappingProxyType({}),
 ) -> ConversionPlan:
     """Decide every output tensor and its place.
 
@@ -180,6 +194,7 @@ def build_plan(
         dtype: `BF16`, `F16` or `F32` for what stays unpacked and for scales; None keeps the source's.
         modalities: of `MODALITIES`.
         max_shard_size: bytes that a shard may hold, unless one module alone is larger.
+        lattices: modules that lie on a 4-bit grid, by the dtype to which it was rounded.
 
     Raises:
         TensorShapeError: a source tensor is not of a floating dtype.
@@ -187,10 +202,11 @@ def build_plan(
     steps, unquantized = [], {}
     for match in inventory.matches:
         _check_dtype(match.source)
+        module = module_path(match.target.name)
         packing, reason = choose_packing(match, recipe)
         if reason is not None:
-            unquantized[module_path(match.target.name)] = reason
-        steps.append(_step(match, packing, dtype))
+            unquantized[module] = reason
+        steps.append(_step(match, packing, lattices.get(module), dtype))
     return ConversionPlan(
         config=config,
         recipe=recipe,
@@ -235,14 +251,22 @@ def fit_group(wanted: Quantization, columns: int) -> Quantization | None:
     return None if group is None else Quantization(wanted.bits, group, wanted.mode)
 
 
-def _step(match: Match, packing: Quantization | None, dtype: str | None) -> Step:
+def plain_step(match: Match) -> Step:
+    """The step that leaves a tensor as it is."""
+    return _step(match, None, None, None)
+
+
+def _step(match: Match, wanted: Quantization | None, lattice: str | None, dtype: str | None) -> Step:
     source, target = match.source, match.target
+    on_lattice = None if wanted is None or lattice is None else lattice_packing(target.role, wanted)
+    packing = on_lattice or wanted
     stored = source.dtype if dtype is None or target.role is Role.CLIP_BOUND else dtype
     if packing is None:
         outputs: tuple[OutputTensor, ...] = (OutputTensor(target.name, stored, target.shape),)
     else:
         outputs = packed_outputs(target.name, target.shape, packing, stored)
-    return Step(source, target.name, target.part, target.shape, target.transform, packing, outputs)
+    kept = None if on_lattice is None else lattice
+    return Step(source, target.name, target.part, target.shape, target.transform, packing, outputs, kept)
 
 
 def packed_outputs(name: str, shape: Shape, packing: Quantization, stored: str) -> tuple[OutputTensor, ...]:

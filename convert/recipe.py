@@ -91,12 +91,14 @@ class Recipe:
         name: what people call it.
         default: how a module is packed; None leaves every module in the source's precision.
         choices: what differs.
+        lattices: whether a weight that was trained on a 4-bit grid is packed on that grid, which loses nothing.
         text: of the file that it was read from.
     """
 
     name: str
     default: Quantization | None
     choices: tuple[Choice, ...] = ()
+    lattices: bool = False
     text: str | None = None
 
     def choose(self, module: str, role: Role) -> Quantization | None:
@@ -115,6 +117,8 @@ class Recipe:
 
 
 ROUTER_FLOOR = Quantization(8, 64)
+LATTICE = Quantization(4, 32)
+"""How MLX packs the 4-bit grid of quantization-aware training."""
 
 
 def _protect(role: Role, wanted: Quantization | None) -> Quantization | None:
@@ -124,6 +128,16 @@ def _protect(role: Role, wanted: Quantization | None) -> Quantization | None:
     return ROUTER_FLOOR
 
 
+def lattice_packing(role: Role, wanted: Quantization) -> Quantization | None:
+    """How a weight is packed that lies on a 4-bit grid.
+
+    A router keeps its 8 bits, of which it uses four. None where fewer bits or another mode are asked for.
+    """
+    if not wanted.covers(LATTICE):
+        return None
+    return Quantization(ROUTER_FLOOR.bits, LATTICE.group_size) if role is Role.ROUTER else LATTICE
+
+
 BALANCED_CHOICES = (
     Choice("*.embed_tokens", Quantization(6, 64), at_least=True),
     Choice("embed_vision.*", None),
@@ -131,7 +145,15 @@ BALANCED_CHOICES = (
     Choice("*.per_layer_model_projection", None),
 )
 
-BUILT_IN: Mapping[str, tuple[Choice, ...]] = {"balanced": BALANCED_CHOICES, "uniform": ()}
+BUILT_IN: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("auto", None, BALANCED_CHOICES, lattices=True),
+        Recipe("balanced", None, BALANCED_CHOICES),
+        Recipe("uniform", None),
+    )
+}
+"""The recipes by name; their default is what the call asks for."""
 NO_QUANTIZATION = Recipe("none", None)
 
 
@@ -139,7 +161,7 @@ def load_recipe(name: str, given: Quantization | None = None) -> Recipe:
     """A built-in recipe by its name, or one from a TOML file.
 
     Args:
-        name: `balanced`, `uniform`, or the path of a file that ends in `.toml`.
+        name: one of `BUILT_IN`, or the path of a file that ends in `.toml`.
         given: what the call asks for; None leaves it to the recipe.
 
     Raises:
@@ -153,7 +175,7 @@ def load_recipe(name: str, given: Quantization | None = None) -> Recipe:
         raise UsageError(
             f"there is no recipe {name!r}", where="--recipe", fix=f"choose {', '.join(BUILT_IN)} or a file.toml"
         )
-    return Recipe(name, given or quantization(), BUILT_IN[name])
+    return replace(BUILT_IN[name], default=given or quantization())
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -171,7 +193,7 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"not valid TOML: {error}", where=path.name) from None
     validate(document, "recipe", where=path.name)
     choices = tuple(Choice(rule["pattern"], _parse(rule)) for rule in document.get("rule", ()))
-    return Recipe(document["name"], _parse(document.get("default", {})), choices, text)
+    return Recipe(document["name"], _parse(document.get("default", {})), choices, document.get("grid", False), text)
 
 
 def _parse(entry: Mapping[str, Any]) -> Quantization | None:

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..schemas import read_json
 from .document import Json
-from .manifest import summary
+from .manifest import MANIFEST, recorded_tallies, summary
 from .pipeline import Conversion
 from .plan import ConversionPlan
-from .wording import count, describe, size, table
+from .wording import count, describe, exactness, size, table
 
 if TYPE_CHECKING:
     from ..loaders import Generation
@@ -39,8 +40,10 @@ def dry_run(conversion: Conversion) -> str:
 def written(conversion: Conversion, output: Path) -> str:
     """What stands on the disk now."""
     plan = conversion.plan
+    grid = exactness(recorded_tallies(read_json(output / MANIFEST)).values())
     lines = [
         f"{output}: {size(plan.nbytes)} in {count(len(plan.shards), 'shard')}, {_bits(plan)}",
+        *([] if grid is None else [grid]),
         f"{_kept(plan)}; conversion.json says where every tensor came from.",
     ]
     return "\n".join(lines)
@@ -72,8 +75,11 @@ def _parts(plan: ConversionPlan) -> str:
 
 
 def _packings(plan: ConversionPlan) -> str:
-    counts = Counter(plan.quantized.values())
-    rows = [(describe(packing), count(number, "module")) for packing, number in counts.most_common()]
+    counts = Counter(plan.packings.values())
+    rows = [
+        (describe(packing, on_grid=on_grid), count(number, "module"))
+        for (packing, on_grid), number in counts.most_common()
+    ]
     return "Quantized\n" + "\n".join(f"  {line}" for line in table(rows)) if rows else ""
 
 

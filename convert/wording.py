@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 
+from .lattice import Tally
 from .recipe import Quantization
 
 
-def describe(packing: Quantization) -> str:
-    """A packing in words."""
-    return f"{packing.bits}-bit {packing.mode}, groups of {packing.group_size}"
+def describe(packing: Quantization, *, on_grid: bool = False) -> str:
+    """A packing in words; `on_grid` where it is the 4-bit grid that the weight was trained on."""
+    grid = ", the grid of its training" if on_grid else ""
+    return f"{packing.bits}-bit {packing.mode}, groups of {packing.group_size}{grid}"
+
+
+def exactness(tallies: Collection[Tally]) -> str | None:
+    """How much of the weights on a 4-bit grid comes back from it; None where there are none."""
+    if not tallies:
+        return None
+    total = sum(tallies, Tally())
+    share = math.floor(1000 * total.exact / max(1, total.groups)) / 10
+    return (
+        f"{count(len(tallies), 'weight')} packed on the 4-bit grid of training: "
+        f"{total.exact:,} of {total.groups:,} groups come back bit for bit ({share:.1f} %)"
+    )
 
 
 def count(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +21,26 @@ from typing import Any, Self
 
 from ..loaders.checkpoint import CONFIG_FILE
 from ..schemas.errors import OutputError
+from .lattice import Tally
 from .manifest import MANIFEST
 from .plan import Shard
 from .source import SIDECARS
 
 JOURNAL = "journal.jsonl"
 Digests = dict[str, str]
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What is known of a shard that is done: SHA-256 of its tensors, and how much of them lies on a 4-bit grid."""
+
+    digests: Digests
+    tallies: Mapping[str, Tally]
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """Read what the journal holds."""
+        return cls(entry["digests"], {name: Tally(**tally) for name, tally in entry["tallies"].items()})
 
 
 def dump(document: Any) -> bytes:
@@ -55,7 +69,7 @@ class WorkFolder:
         self.output = absolute(output)
         self.path = work_path(self.output)
         self.key = key
-        self.done: dict[str, Digests] = {}
+        self.done: dict[str, ShardRecord] = {}
         self._made: list[Path] = []
 
     def __enter__(self) -> Self:
@@ -89,7 +103,7 @@ class WorkFolder:
         """Go on from the journal if it was written for the same bytes, else start anew."""
         entries = _read_journal(self.path / JOURNAL)
         if entries and entries[0] == {"key": self.key}:
-            self.done = {entry["shard"]: entry["tensors"] for entry in entries[1:]}
+            self.done = {entry.pop("shard"): ShardRecord.of(entry) for entry in entries[1:]}
             return
         self._keep({JOURNAL})
         os.ftruncate(self._journal, 0)
@@ -114,11 +128,11 @@ class WorkFolder:
         path = self.path / shard.file
         return shard.file in self.done and path.is_file() and path.stat().st_size == shard.nbytes
 
-    def shard_done(self, shard: Shard, digests: Digests) -> None:
+    def shard_done(self, shard: Shard, record: ShardRecord) -> None:
         """Note a shard that is whole and synced."""
         with disk_errors(self.path):
-            self._log({"shard": shard.file, "tensors": digests})
-        self.done[shard.file] = digests
+            self._log({"shard": shard.file, **asdict(record)})
+        self.done[shard.file] = record
 
     def write_file(self, name: str, data: bytes) -> None:
         """Write and sync a small file."""

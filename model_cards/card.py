@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from .sections import USE, VERIFICATION, section
-from .upstream import UPSTREAM, Upstream
+from .upstream import FRONT_MATTER, UPSTREAM, Upstream
 
 # What the Hub calls a task, and what a model must take for it; the first that fits is ours.
 TASKS: Mapping[str, frozenset[str]] = {
@@ -92,6 +93,7 @@ class Card:
         source_size: of the source's weights.
         bits_per_weight: on average.
         packed: modules by their packing.
+        exactness: how much comes back bit for bit of weights that were trained on a 4-bit grid; None without such.
         unpacked: modules that stay in floating point, by the reason.
         memory: tokens of context, and the size of weights and cache together.
         command: makes the same bytes again.
@@ -113,6 +115,7 @@ class Card:
     bits_per_weight: str
     packed: Sequence[Group]
     unpacked: Sequence[Group]
+    exactness: str | None
     memory: Sequence[tuple[int, str]]
     command: str
     recipe: str | None
@@ -203,6 +206,22 @@ def task(modalities: Iterable[str], upstream: str | None) -> str:
     return next(name for name, needed in TASKS.items() if needed <= has)
 
 
+def described(card: str, changes: Mapping[str, Any]) -> str:
+    """A card with other metadata; without changes it stays as it is.
+
+    Raises:
+        ValueError: its metadata are not a mapping, or not what the Hub takes.
+        TypeError: likewise.
+        yaml.YAMLError: they are no YAML.
+    """
+    if not changes and FRONT_MATTER.match(card) is None:
+        return card
+    found = ModelCard(card)
+    for key, value in changes.items():
+        found.data[key] = value
+    return str(found) if changes else card
+
+
 def use(runtimes: Runtimes) -> str:
     """How to run the checkpoint, the text of the section `USE`."""
     return _fill("use.md.jinja", run=runtimes)
@@ -217,7 +236,7 @@ def _fill(template: str, **values: Any) -> str:
     environment = Environment(  # Markdown, not HTML
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters.update(cell=cell, names=names)
+    environment.filters.update(cell=cell, fence=fence, line=line, names=names)
     text = files(__package__).joinpath(template).read_text(encoding="utf-8")
     return environment.from_string(text).render(values)
 
@@ -225,6 +244,16 @@ def _fill(template: str, **values: Any) -> str:
 def cell(text: str) -> str:
     """A text inside a table."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def line(text: str) -> str:
+    """A text of strangers as a line of its own: no markup of theirs, nor marks of ours."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def fence(text: str) -> str:
+    """What stands around a text that is shown as it is."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def names(found: Sequence[str]) -> str:

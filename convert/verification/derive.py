@@ -56,6 +56,7 @@ def derive(source: Source, manifest: Manifest) -> Derived:
         dtype=None if options["dtype"] is None else DTYPES[options["dtype"]],
         modalities=options["modalities"],
         max_shard_size=options["max_shard_size"],
+        lattices=_lattices(manifest),
     )
     return Derived(plan, output_config(source.document, plan))
 
@@ -69,6 +70,12 @@ def _recipe(manifest: Manifest) -> RecordedRecipe:
         if entry["quantization"] is not None and entry["quantization"]["part"] == "weight"
     }
     return RecordedRecipe(options["recipe"], default, packings=packings)
+
+
+def _lattices(manifest: Manifest) -> dict[str, str]:
+    """The modules that are packed on a 4-bit grid, as recorded."""
+    packings = ((name, entry["quantization"] or {}) for name, entry in manifest["tensors"].items())
+    return {module_path(name): packing["grid"]["rounded_to"] for name, packing in packings if "grid" in packing}
 
 
 def quantization_of(setting: Mapping[str, Any]) -> Quantization:

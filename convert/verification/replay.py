@@ -6,7 +6,7 @@ weight, its rows are unpacked and must be as near to the source as rounding leav
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +18,8 @@ from ...loaders.checkpoint import DTYPE_BYTES, TensorInfo, pread_exactly
 from ..chunks import Chunk, Piece, convert, cut, read
 from ..families.names import canonical
 from ..inventory import Match, take_inventory
-from ..manifest import RULE
+from ..lattice import Tally
+from ..manifest import MANIFEST, RULE, recorded_tallies
 from ..pipeline import DEFAULT_WORKERS
 from ..plan import FLOATS, PART_OF, OutputTensor, Step, module_path, packed_outputs, wanted_parts
 from ..quantize import STORAGE, Floats, Packed
@@ -48,6 +49,7 @@ def against_source(subject: Subject, notes: Notes) -> Iterator[Finding]:
         replays = [Replay(step, tensors, files, exact=expected.exact) for step in comparable]
         results = list(_run_all(replays, notes))
     yield from few(finding for result in results for finding in result.findings())
+    yield from few(_counted_otherwise(results, expected.tallies))
     notes.figures.update(
         tensors=len(results),
         bytes_read=sum(result.nbytes for result in results),
@@ -67,18 +69,21 @@ class Expected:
         steps: what gives the tensors.
         names: of all tensors, those included that no step can be made for.
         exact: whether packed bytes must be ours; if not, they must be near the source.
+        tallies: how much of a weight lies on its 4-bit grid, as recorded.
     """
 
     steps: tuple[Step, ...]
     names: tuple[str, ...]
     exact: bool
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
 
 
 def _expected(source: Source, subject: Subject) -> Expected:
     derived = subject.derived
     if derived is not None and subject.manifest is not None:
         exact = subject.manifest["generator"]["rule"] == RULE
-        return Expected(derived.plan.steps, tuple(out.name for out in derived.plan.outputs), exact)
+        names = tuple(out.name for out in derived.plan.outputs)
+        return Expected(derived.plan.steps, names, exact, recorded_tallies(subject.manifest) if exact else {})
     layout = subject.layout
     inventory = take_inventory(source.config, source.checkpoint.tensors.values(), wanted_parts(PART_OF))
     named = {canonical(name): info for name, info in layout.tensors.items()}
@@ -95,6 +100,15 @@ def _unlike(step: Step, tensors: Tensors) -> Iterator[Finding]:
         if info is not None and (info.dtype, info.shape) != (out.dtype, out.shape):
             what = f"is {info.dtype} {list(info.shape)}, the source gives {out.dtype} {list(out.shape)}"
             yield Finding(what, out.name)
+
+
+def _counted_otherwise(results: Iterable[Replay], recorded: Mapping[str, Tally]) -> Iterator[Finding]:
+    """Weights of which more or less lies on the 4-bit grid than the manifest says."""
+    for result in results:
+        said = recorded.get(result.step.name)
+        if said is not None and said != result.tally:
+            found = f"{result.tally.exact} of {result.tally.groups} groups are exactly on its 4-bit grid"
+            yield Finding(f"{found}, {MANIFEST} says {said.exact} of {said.groups}", result.step.name)
 
 
 def _is_comparable(step: Step, tensors: Tensors) -> bool:
@@ -134,6 +148,7 @@ class Replay:
         tensors: the headers of what is verified.
         files: of the source and of what is verified.
         exact: whether packed bytes must be ours; if not, they must be near the source.
+        tally: how much lies on a 4-bit grid.
         unequal: rows that differ and the first of them, by tensor.
         wrong: groups that rounding does not explain.
         worst: of those, how many times too far its worst weight is, its row, and its place in the row.
@@ -144,6 +159,7 @@ class Replay:
     tensors: Tensors
     files: Descriptors
     exact: bool
+    tally: Tally = field(default_factory=Tally)
     unequal: dict[str, tuple[int, int]] = field(default_factory=dict)
     wrong: int = 0
     worst: tuple[float, int, int] = (0.0, 0, 0)
@@ -158,6 +174,7 @@ class Replay:
             if self.exact or packing is None:
                 for piece in convert(chunk, stored):
                     self._compare(piece)
+                    self.tally += piece.tally or Tally()
             if packing is not None:
                 (plain,) = convert(replace(chunk, step=_plain(self.step)), stored)
                 self._measure(chunk, np.frombuffer(plain.data, np.float32).reshape(-1, self.step.row_length), packing)
@@ -228,4 +245,4 @@ class Replay:
 
 def _plain(step: Step) -> Step:
     """The step that gives the same rows as float32."""
-    return replace(step, quantization=None, outputs=(OutputTensor(step.name, "F32", step.shape),))
+    return replace(step, quantization=None, lattice=None, outputs=(OutputTensor(step.name, "F32", step.shape),))

@@ -18,8 +18,9 @@ from unittest.mock import patch
 
 import numpy as np
 from g4convert.convert import lattice, lattice_kernels, quantize
-from g4convert.convert.lattice import LATTICE, fit_groups, is_lattice, sampled_rows, solve
+from g4convert.convert.lattice import fit_groups, is_lattice, sampled_rows, solve
 from g4convert.convert.lattice_kernels import EXACT, UNPLACED
+from g4convert.convert.recipe import LATTICE
 from g4convert.tests.convert.lattice_cases import CASES, rounded
 from numpy.typing import NDArray
 

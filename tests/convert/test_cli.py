@@ -32,7 +32,7 @@ def test_a_dry_run_says_what_would_be_written(tmp_path: Path) -> None:
 
 def test_a_row_that_no_group_divides_stays_and_says_why(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["hf-to-mlx", SAMPLE, "--dry-run", "--mode", "nvfp4", "--json"])
-    assert json.loads(result.stdout)["unquantized"]["embed_vision.embedding_projection"].startswith("recipe balanced")
+    assert json.loads(result.stdout)["unquantized"]["embed_vision.embedding_projection"].startswith("recipe auto")
 
 
 def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:

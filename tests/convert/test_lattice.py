@@ -11,7 +11,6 @@ import pytest
 from g4convert.convert import lattice as rule
 from g4convert.convert import lattice_kernels as kernels
 from g4convert.convert.lattice import (
-    LATTICE,
     Fit,
     Format,
     Solution,
@@ -23,6 +22,7 @@ from g4convert.convert.lattice import (
 )
 from g4convert.convert.lattice_kernels import EXACT, UNPLACED
 from g4convert.convert.quantize import Packed, dequantize, pack, quantize, unpack
+from g4convert.convert.recipe import LATTICE
 from g4convert.tests.convert.lattice_cases import CASES, COLUMNS, ROWS, Case, Share, gaussian, noisy, rounded, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,9 +74,9 @@ def test_as_many_groups_come_back_as_can(name: str, storage: str) -> None:
 
     solution = solve(weights, case.source, storage)
 
-    assert solution.groups == weights.size // 32
-    assert within(solution.placed / solution.groups, case.placed)
-    assert within(solution.exact / solution.groups, case.exact[storage])
+    assert solution.tally.groups == weights.size // 32
+    assert within(solution.tally.placed / solution.tally.groups, case.placed)
+    assert within(solution.tally.exact / solution.tally.groups, case.exact[storage])
     assert_counted(solution, weights, case, storage)
 
 
@@ -85,7 +85,7 @@ def assert_counted(solution: Solution, weights: Floats, case: Case, storage: str
     states = fit_groups(weights.reshape(-1, 32), case.source, storage).states
     placed, back = states != UNPLACED, come_back(solution.packed, weights, case.source)
     np.testing.assert_array_equal(back[placed], states[placed] == EXACT)
-    assert solution.exact == (states == EXACT).sum()
+    assert solution.tally.exact == (states == EXACT).sum()
 
 
 @pytest.mark.parametrize("storage", STORAGE)
@@ -242,7 +242,7 @@ def test_no_bias_is_infinite(storage: str) -> None:
 
     solution = solve(weights, "BF16", storage)
 
-    assert solution.placed == 1
+    assert solution.tally.placed == 1
     assert solution.packed.biases is not None
     assert np.isfinite(solution.packed.biases.astype(np.float32)).all()
     assert abs(float(solution.packed.scales[0, 0])) == pytest.approx(peak / 6, rel=0.01)
@@ -255,7 +255,7 @@ def test_below_the_smallest_normal_number_the_spacing_stays() -> None:
     weights = rounded(np.tile([1, -2, 0, 0], 8)[None] * step, "F16")
 
     assert weights[0, :2].tolist() == [2.0**-14, -(2.0**-13) + 2.0**-24]
-    assert solve(weights, "F16", "F32").exact == 1
+    assert solve(weights, "F16", "F32").tally.exact == 1
 
 
 # -- the same bytes ----------------------------------------------------------------------------------------------------
@@ -292,8 +292,8 @@ def test_chunks_make_no_difference(name: str) -> None:
 
     assert b"".join(part.packed.weight.tobytes() for part in parts) == whole.packed.weight.tobytes()
     assert b"".join(part.packed.scales.tobytes() for part in parts) == whole.packed.scales.tobytes()
-    assert sum(part.exact for part in parts) == whole.exact
-    assert sum(part.placed for part in parts) == whole.placed
+    assert sum(part.tally.exact for part in parts) == whole.tally.exact
+    assert sum(part.tally.placed for part in parts) == whole.tally.placed
 
 
 # -- any step, any levels ----------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def test_any_bfloat16_step_and_any_levels(
 
     solution = solve(weights, "BF16", storage)
 
-    assert solution.exact == 4
+    assert solution.tally.exact == 4
     assert come_back_exactly(solution.packed, weights, "BF16")
 
 
@@ -339,9 +339,9 @@ def test_any_step_is_placed_and_counted_right(levels: NDArray[np.int8], step: fl
 
     solution = solve(weights, source, storage)
 
-    assert solution.placed == 4
-    assert (solution.exact == 4) == come_back_exactly(solution.packed, weights, source)
-    assert storage != "F32" or solution.exact == 4
+    assert solution.tally.placed == 4
+    assert (solution.tally.exact == 4) == come_back_exactly(solution.packed, weights, source)
+    assert storage != "F32" or solution.tally.exact == 4
 
 
 @needs_numba

@@ -32,6 +32,7 @@ CARD = Card(
     bits_per_weight="5.76",
     packed=[Group("4-bit affine, groups of 64", 275, ["self_attn.q_proj", "mlp.up_proj"])],
     unpacked=[Group("towers stay in the source's precision", 300, ["vision_tower"])],
+    exactness=None,
     memory=[(4096, "3.8 GB")],
     command="g4convert hf-to-mlx google/gemma-4-E2B-it --revision 0123 OUTPUT",
     recipe=None,
