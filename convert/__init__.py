@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .pipeline import Conversion, Options, hf_to_mlx, prepare
-    from .publication.run import Publication, Target, publish
+    from .publication.run import Publication, publish
+    from .publication.target import Target
     from .verification.run import verify
 
 __all__ = ["Conversion", "Options", "Publication", "Target", "hf_to_mlx", "prepare", "publish", "verify"]
 
 HOMES = {
     "Publication": ".publication.run",
-    "Target": ".publication.run",
+    "Target": ".publication.target",
     "publish": ".publication.run",
     "verify": ".verification.run",
 }

@@ -29,7 +29,7 @@ TEMPLATES = {"chat_template.jinja"}
 
 # What a checkpoint may hold beside its weights; everything else stays behind, `*.py` above all.
 SIDECARS = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*")
-CARD = "README.md"
+CARD, PLOT = "README.md", "verification.svg"
 NOT_SIDECARS = frozenset({CONFIG_FILE, INDEX_FILE, CARD, "conversion.json"})
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")

@@ -24,7 +24,7 @@ from ..schemas.errors import OutputError
 from .lattice import Tally
 from .manifest import MANIFEST
 from .plan import Shard
-from .source import SIDECARS
+from .source import PLOT, SIDECARS
 
 JOURNAL = "journal.jsonl"
 Digests = dict[str, str]
@@ -178,8 +178,11 @@ def replace_file(path: Path, data: bytes) -> None:
     """
     new = path.with_name(f".{path.name}.g4convert-unfinished")
     with disk_errors(path):
-        write_synced(new, data)
-        new.replace(path)
+        try:
+            write_synced(new, data)
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -318,7 +321,8 @@ def is_checkpoint(folder: Path) -> bool:
         return False
     names = [path.name for path in folder.iterdir() if path.is_file()]
     weights = [name for name in names if name.endswith(".safetensors")]
-    known = all(any(fnmatchcase(name, pattern) for pattern in (*SIDECARS, "*.safetensors")) for name in names)
+    patterns = (*SIDECARS, "*.safetensors", PLOT)
+    known = all(any(fnmatchcase(name, pattern) for pattern in patterns) for name in names)
     return CONFIG_FILE in names and bool(weights) and known and len(names) == len(list(folder.iterdir()))
 
 

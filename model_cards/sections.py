@@ -18,6 +18,11 @@ def replace_section(card: str, name: str, text: str) -> str:
     return pattern.sub(lambda _: section(name, text), card, count=1)
 
 
+def begins(card: str) -> bool:
+    """Whether it is a card of ours, with a part that is written anew."""
+    return _begin(USE) in card or _begin(VERIFICATION) in card
+
+
 def _begin(name: str) -> str:
     return f"<!-- g4convert: {name} -->"
 

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 import yaml
 
+from .sections import begins
+
 # Below this line stands what the source's card says.
 UPSTREAM = "<!-- g4convert: upstream -->"
 
@@ -35,7 +37,8 @@ class Upstream:
         metadata = {} if head is None else _mapping(head["metadata"])
         text = card if head is None else card[head.end() :]
         before, mark, below = text.partition(UPSTREAM)
-        return cls(metadata, (below if mark else before).strip())
+        own = "" if begins(before) else before  # one of ours, whose source said nothing
+        return cls(metadata, (below if mark else own).strip())
 
     def words(self, key: str) -> str | None:
         """A value of the metadata, if it is a text of one line."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...schemas.errors import HubError, UsageError
-from .hub import Hub, first_line
+from .hub import Hub, first_line, hide
 
-WRITE = "repo.write"
+WRITE, PROPOSE = "repo.write", "discussion.write"
 NEW_TOKEN = "make one that can write at Settings, Access Tokens, on the Hub"
 
 
@@ -22,38 +22,44 @@ def check_name(repo_id: str) -> None:
     from huggingface_hub.utils import validate_repo_id
 
     if repo_id.count("/") != 1:
-        raise UsageError("a repository has the form OWNER/NAME", where=repo_id, fix="write it like me/gemma-4-E2B-4bit")
+        raise UsageError(
+            "a repository has the form OWNER/NAME", where=hide(repo_id), fix="write it like me/gemma-4-E2B-4bit"
+        )
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UsageError(first_line(error), where=repo_id, fix="choose another name") from None
 
 
-def check_access(hub: Hub, repo_id: str, *, create_pr: bool) -> bool:
+def check_access(hub: Hub, repo_id: str, *, proposal: bool) -> bool:
     """Whether the token may write there, and whether the repository exists.
 
-    Anybody may propose a change, so a pull request asks for nothing but a token that can write.
+    Anybody may propose a change, so a pull request asks for nothing but a token that can write, or may discuss.
 
     Raises:
         HubError: it may not.
     """
     with hub.errors(repo_id):
         account = hub.api.whoami()
-    owner = repo_id.partition("/")[0]
-    _check_token(account, repo_id)
-    if not create_pr and owner not in _owners(account):
+        _check_token(account, repo_id, proposal=proposal)
+        if not proposal:
+            _check_owner(account, repo_id)
+        exists = hub.api.repo_exists(repo_id)
+        if exists and not proposal:
+            hub.api.auth_check(repo_id, write=True)
+    if proposal and not exists:
+        raise HubError("there is no such repository to propose a change to", where=repo_id, fix="check the name")
+    return exists
+
+
+def _check_owner(account: Mapping[str, Any], repo_id: str) -> None:
+    owner, _, name = repo_id.partition("/")
+    if owner not in _owners(account):
         raise HubError(
             f"the token is {account['name']}'s, who cannot write to {owner}",
             where=repo_id,
-            fix=f"name it {account['name']}/{repo_id.partition('/')[2]}, or propose it with --create-pr",
+            fix=f"name it {account['name']}/{name}, or propose it with --create-pr",
         )
-    with hub.errors(repo_id):
-        exists = hub.api.repo_exists(repo_id)
-        if exists and not create_pr:
-            hub.api.auth_check(repo_id, write=True)
-    if create_pr and not exists:
-        raise HubError("there is no such repository to propose a change to", where=repo_id, fix="check the name")
-    return exists
 
 
 def _owners(account: Mapping[str, Any]) -> set[str]:
@@ -62,12 +68,13 @@ def _owners(account: Mapping[str, Any]) -> set[str]:
     return {account["name"], *(one["name"] for one in organisations if one.get("roleInOrg") != "read")}
 
 
-def _check_token(account: Mapping[str, Any], repo_id: str) -> None:
+def _check_token(account: Mapping[str, Any], repo_id: str, *, proposal: bool) -> None:
     token = (account.get("auth") or {}).get("accessToken") or {}
     role = token.get("role")
     if role == "read":
         raise HubError("the token can only read", where=repo_id, fix=NEW_TOKEN)
-    if role == "fineGrained" and not _may_write(_permissions(token.get("fineGrained") or {}, repo_id)):
+    wanted = (WRITE, PROPOSE) if proposal else (WRITE,)
+    if role == "fineGrained" and not _allows(_permissions(token.get("fineGrained") or {}, repo_id), wanted):
         raise HubError("the token does not allow writing to this repository", where=repo_id, fix=NEW_TOKEN)
 
 
@@ -76,9 +83,9 @@ def _permissions(scopes: Mapping[str, Any], repo_id: str) -> Iterator[str]:
     owner = repo_id.partition("/")[0]
     yield from scopes.get("global") or ()
     for scope in scopes.get("scoped") or ():
-        if scope["entity"].get("name") in (owner, repo_id):
+        if (scope.get("entity") or {}).get("name") in (owner, repo_id):
             yield from scope.get("permissions") or ()
 
 
-def _may_write(permissions: Iterable[str]) -> bool:
-    return any(permission.startswith(WRITE) for permission in permissions)
+def _allows(permissions: Iterable[str], wanted: tuple[str, ...]) -> bool:
+    return any(permission.startswith(wanted) for permission in permissions)

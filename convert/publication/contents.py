@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...loaders.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint
+from ...loaders.checkpoint import CONFIG_FILE, INDEX_FILE, Checkpoint, within
 from ...schemas.errors import UsageError
 from ..manifest import MANIFEST
-from ..source import CARD, find_sidecars
+from ..source import CARD, PLOT, find_sidecars
 from ..verification.reading import file_digest
 
-PLOT = "verification.svg"
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.npz")
 # What a runtime would read of an older checkpoint that is being replaced.
 STALE = (*WEIGHTS, "*.json", "*.jinja", "*.model")
@@ -49,14 +49,14 @@ class RemoteFile:
     """A file as the Hub lists it.
 
     Attributes:
-        size: bytes.
+        size: bytes; None where the Hub does not say.
         sha256: in hex, of a large file.
         git_id: Git's name, of a file that is not large.
     """
 
-    size: int
+    size: int | None
     sha256: str | None
-    git_id: str
+    git_id: str | None
 
     @classmethod
     def of(cls, sibling: Any) -> RemoteFile:
@@ -65,7 +65,7 @@ class RemoteFile:
 
     def holds(self, local: LocalFile) -> bool:
         """Whether it is the same file."""
-        if self.size != local.size:
+        if self.size not in (None, local.size):
             return False
         return self.git_id == local.git_id if self.sha256 is None else self.sha256 == local.sha256
 
@@ -74,11 +74,24 @@ Local = Mapping[str, LocalFile]
 Remote = Mapping[str, RemoteFile]
 
 
+@dataclass(frozen=True)
+class Place:
+    """A branch on the Hub as it was when somebody looked.
+
+    Attributes:
+        commit: the newest; None where there is no repository yet.
+        files: by name.
+    """
+
+    commit: str | None = None
+    files: Remote = field(default_factory=dict)
+
+
 def contents(folder: Path, *, plot: bool) -> dict[str, LocalFile]:
     """The files that make up a checkpoint, by name; whatever else lies in the folder stays here.
 
     Raises:
-        G4ConvertError: it is not whole.
+        G4ConvertError: it is not whole, or a link leads out of it.
         UsageError: it is not one of ours.
     """
     if not folder.is_dir():
@@ -92,7 +105,7 @@ def contents(folder: Path, *, plot: bool) -> dict[str, LocalFile]:
     shards = [path.name for path in Checkpoint.open(folder).shards]
     own = [CONFIG_FILE, INDEX_FILE, MANIFEST, CARD, *([PLOT] if plot else [])]
     names = sorted({*shards, *own, *find_sidecars(folder)})
-    return {name: LocalFile(folder / name) for name in names}
+    return {name: LocalFile(within(folder, folder / name)) for name in names}
 
 
 def differences(local: Local, remote: Remote) -> Iterator[str]:
@@ -100,7 +113,7 @@ def differences(local: Local, remote: Remote) -> Iterator[str]:
     for name, file in local.items():
         if name not in remote:
             yield f"{name} is missing"
-        elif remote[name].size != file.size:
+        elif remote[name].size not in (None, file.size):
             yield f"{name} has {remote[name].size} bytes there and {file.size} here"
         elif not remote[name].holds(file):
             yield f"{name} has other bytes there than here"
@@ -109,8 +122,9 @@ def differences(local: Local, remote: Remote) -> Iterator[str]:
 
 
 def stale(local: Local, remote: Remote) -> Sequence[str]:
-    """Files on the Hub that belong to another checkpoint."""
-    return [name for name in sorted(remote.keys() - local.keys()) if any(Path(name).match(one) for one in STALE)]
+    """Files on the Hub that belong to another checkpoint; runtimes do not look into folders."""
+    others = sorted(name for name in remote.keys() - local.keys() if "/" not in name)
+    return [name for name in others if any(fnmatchcase(name, pattern) for pattern in STALE)]
 
 
 def is_another(local: Local, remote: Remote) -> bool:

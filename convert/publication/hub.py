@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ...schemas.errors import G4ConvertError, HubError
@@ -26,10 +27,16 @@ ANSWERS: Mapping[int, tuple[str, str]] = {
     413: ("a file is larger than the Hub takes", "convert again with a smaller --max-shard-size"),
     429: ("the Hub has had too many requests", f"wait a while, then {GO_ON}"),
 }
+REFUSED = ("the Hub refuses this", f"change what it asks for, then {GO_ON}")
 TROUBLE = ("the Hub has trouble of its own", GO_ON)
+# The storage has permissions of its own, which pass.
+STORAGE = ("the storage of the Hub refuses it", GO_ON)
 UNREACHABLE = ("the connection to the Hub broke", f"check the network, then {GO_ON}")
 
 TOKEN = re.compile(r"\bhf_\w{4,}")
+# What the client says of a large file before it says why, and where it hides the status of the Xet storage.
+FILE = re.compile(r"Error while uploading '(?P<name>.+)' to the Hub")
+STATUS = re.compile(r"\b(?:status|HTTP)\D{0,40}(?P<status>[45]\d\d)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Hub:
     """
 
     api: HfApi
-    token: str
+    token: str = field(repr=False)
 
     @classmethod
     def connect(cls, token: str | None = None) -> Self:
@@ -67,11 +74,12 @@ class Hub:
         from httpx2 import HTTPError  # slow to import
 
         try:
-            yield
+            with _calm():
+                yield
         except G4ConvertError:
             raise
-        except (HTTPError, OSError, RuntimeError, ValueError) as error:
-            what, fix = explain(error)
+        except (HTTPError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            what, fix = explain(error)  # the last three are the client's own where an answer lacks something
             raise HubError(hide(what, self.token), where=where, fix=hide(fix, self.token)) from None
 
 
@@ -80,14 +88,22 @@ def explain(error: BaseException) -> tuple[str, str]:
 
     The client wraps some answers in errors of other kinds, so the first answer in the chain of causes counts.
     """
-    for one in _chain(error):
+    chain = list(_chain(error))
+    file = next((f"{match['name']}: " for one in chain if (match := FILE.search(str(one)))), "")
+    for one in chain:
         if (status := _status(one)) is not None:
-            what, fix = ANSWERS.get(status, TROUBLE)
-            return f"{what} ({status}{_said(one)})", fix
-    if any(isinstance(one, OSError) for one in _chain(error)) or type(error).__module__.startswith("httpx"):
+            what, fix = ANSWERS.get(status, TROUBLE if status >= 500 else REFUSED)
+            if file and status in (401, 403, 404):
+                what, fix = STORAGE
+            return f"{file}{what} ({status}{_said(one)})", fix
+    if (local := next((one for one in chain if isinstance(one, OSError) and one.filename), None)) is not None:
+        return f"{Path(str(local.filename)).name} cannot be read: {local.strerror}", GO_ON
+    if any(isinstance(one, OSError) or type(one).__module__.startswith("httpx") for one in chain):
         what, fix = UNREACHABLE
-        return f"{what}: {first_line(error)}", fix
-    return first_line(error), GO_ON
+        return f"{file}{what}: {first_line(chain[-1] if file else error)}", fix
+    if isinstance(error, LookupError | TypeError | AttributeError):
+        return f"the Hub's answer cannot be understood: {type(error).__name__}: {first_line(error)}", GO_ON
+    return f"{file}{first_line(error)}", GO_ON
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -98,7 +114,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _status(error: BaseException) -> int | None:
     status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None
+    if isinstance(status, int):
+        return status
+    match = STATUS.search(str(error)) if isinstance(error, ConnectionError | PermissionError) else None
+    return None if match is None else int(match["status"])
 
 
 def _said(error: BaseException) -> str:
@@ -113,6 +132,19 @@ def first_line(error: BaseException) -> str:
     return next((line for line in lines if line), type(error).__name__).rstrip(".")
 
 
-def hide(text: str, token: str) -> str:
+@contextmanager
+def _calm() -> Iterator[None]:
+    """What the client logs of its own tries comes on standard error otherwise, with signed addresses."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def hide(text: str, token: str | None = None) -> str:
     """A text in which no token can be read."""
-    return TOKEN.sub("***", text.replace(token, "***"))
+    return TOKEN.sub("***", text.replace(token, "***") if token else text)

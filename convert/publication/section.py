@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ...model_cards.card import Plot, StepResult, Verified
+from ..source import PLOT
 from ..verification import figures, svg
 from ..verification.figures import ProbeFigures, number
 from ..verification.outcome import Status, Step, Verification
 from ..wording import count
-from .contents import PLOT
 
 COLUMNS = ("probe", "tokens", "KL mean", "KL p99", "same top token", "bfloat16's KL")
 FRAME = svg.Frame(460, 190)
