@@ -12,6 +12,7 @@ from ..model_cards.card import Card, Group, Runtimes
 from .lattice import Tally
 from .manifest import package_version
 from .plan import MODALITIES, ConversionPlan, inside_layer
+from .recipe import Recipe
 from .source import Source
 from .wording import describe, exactness, size
 
@@ -43,7 +44,7 @@ def conversion_card(source: Source, plan: ConversionPlan, options: Options, tall
         unpacked=_groups((reason, module) for module, reason in plan.unquantized.items()),
         exactness=exactness(tallies),
         memory=list(_memory(plan)),
-        command=_command(source, options),
+        command=_command(source, options, plan.recipe),
         recipe=plan.recipe.text,
         version=package_version(),
         runtimes=runtimes(plan.config, plan.modalities),
@@ -78,20 +79,22 @@ def _memory(plan: ConversionPlan) -> Iterator[tuple[int, str]]:
         yield context, size(plan.payload + kv_cache_bytes(text, context))
 
 
-def _command(source: Source, options: Options) -> str:
+def _command(source: Source, options: Options, recipe: Recipe) -> str:
     """What makes the same bytes again; only what differs from the defaults is said."""
     where = "SOURCE" if source.repo_id is None else source.repo_id
     revision = [] if source.commit is None else ["--revision", source.commit]
-    return shlex.join(["g4convert", "hf-to-mlx", where, *revision, *_flags(options), "OUTPUT"])
+    return shlex.join(["g4convert", "hf-to-mlx", where, *revision, *_flags(options, recipe), "OUTPUT"])
 
 
-def _flags(options: Options) -> Iterator[str]:
+def _flags(options: Options, recipe: Recipe) -> Iterator[str]:
     if not options.quantize:
         yield "--no-quantize"
     for flag, value in (("bits", options.bits), ("group-size", options.group_size), ("mode", options.mode)):
         yield from () if value is None else (f"--{flag}", str(value))
-    if options.recipe is not None:
-        yield from ("--recipe", options.recipe.rpartition("/")[2])
+    if recipe.text is not None:
+        yield from ("--recipe", f"{recipe.name}.toml")
+    elif options.recipe is not None:
+        yield from ("--recipe", options.recipe)
     if options.dtype is not None:
         yield from ("--dtype", options.dtype)
     if set(options.modalities) != set(MODALITIES):

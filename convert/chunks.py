@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..loaders.checkpoint import DTYPE_BYTES, pread_exactly
+from ..loaders.checkpoint import DTYPE_BYTES, TensorInfo, pread_exactly
 from ..schemas.errors import NonFiniteError
+from .decoding import Files, decode_rows
+from .encodings import EncodedTensor
 from .families.rules import Transpose
 from .lattice import Tally, solve
 from .plan import Step
@@ -57,18 +59,33 @@ def cut(step: Step, chunk_bytes: int, first: int = 0, last: int | None = None) -
         yield Chunk(step, start, min(start + rows, end))
 
 
-def read(chunk: Chunk, descriptor: int) -> Array:
-    """The chunk's rows as stored in the source: unsigned integers [rows, row_length]."""
+def read(chunk: Chunk, files: Files) -> Array:
+    """The chunk's rows as stored in the source, packed ones decoded: unsigned integers [rows, row_length].
+
+    Args:
+        chunk: what to read.
+        files: descriptors of the source's shards.
+    """
     info, step = chunk.step.source, chunk.step
-    item = DTYPE_BYTES[info.dtype]
-    row_bytes = step.row_length * item
     runs = step.source_runs(chunk.start, chunk.stop)
-    pieces = [
-        pread_exactly(descriptor, count * row_bytes, info.offset + first * row_bytes, info.file.name)
-        for first, count in runs
-    ]
-    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return np.frombuffer(data, UNSIGNED[item]).reshape(-1, step.row_length)
+    if isinstance(info, EncodedTensor):
+        pieces = [_decode(info, first, count, step.row_length, files) for first, count in runs]
+    else:
+        pieces = [_stored(info, first, count, step.row_length, files) for first, count in runs]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _stored(info: TensorInfo, first: int, count: int, length: int, files: Files) -> Array:
+    item = DTYPE_BYTES[info.dtype]
+    start = info.offset + first * length * item
+    data = pread_exactly(files[info.file], count * length * item, start, info.file.name)
+    return np.frombuffer(data, UNSIGNED[item]).reshape(count, length)
+
+
+def _decode(info: EncodedTensor, first: int, count: int, length: int, files: Files) -> Array:
+    """A row of the output may be several of the source's."""
+    several = length // info.shape[-1]
+    return decode_rows(info, first * several, count * several, files).reshape(count, length)
 
 
 def convert(chunk: Chunk, stored: Array) -> list[Piece]:

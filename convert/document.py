@@ -107,6 +107,16 @@ def _close_sections(document: Json, plan: ConversionPlan) -> dict[str, str]:
 
 
 def _drop_metadata(document: Json) -> dict[str, str]:
-    """Google's QAT repositories carry a `quantization_config` without a method, which mlx-lm fails on."""
-    blocks = [key for key in ("quantization", "quantization_config") if document.pop(key, None) is not None]
-    return {f"$.{key}": "metadata that names no quantization" for key in blocks}
+    """How the source's weights were packed does not say how ours are.
+
+    Google's QAT repositories carry a `quantization_config` without a method, which mlx-lm fails on.
+    """
+    blocks = {f"$.{key}": document.pop(key, None) for key in ("quantization", "quantization_config")}
+    if isinstance(text := document.get("text_config"), dict):
+        blocks["$.text_config.quantization_config"] = text.pop("quantization_config", None)
+    return {path: _was(block) for path, block in blocks.items() if block is not None}
+
+
+def _was(block: Any) -> str:
+    method = block.get("quant_method") if isinstance(block, dict) else None
+    return f"the source's {method} weights are decoded" if method else "metadata that names no quantization"

@@ -11,6 +11,7 @@ from functools import cache
 from ..loaders.checkpoint import TensorInfo
 from ..loaders.config import ModelConfig
 from ..schemas.errors import MissingTensorError, TensorError, TensorShapeError, UnknownTensorError
+from .encodings import UnusedTensor
 from .families import FAMILIES
 from .families.names import canonical, mlx_name
 from .families.rules import KEEP, Dropped, Form, Role, Rule, Shape, Table, Transform, holds, resolve
@@ -90,7 +91,9 @@ def take_inventory(config: ModelConfig, tensors: Iterable[TensorInfo], parts: fr
     matches: list[Match] = []
     drops: list[Drop] = []
     for name, info in named.items():
-        if reason := _unwanted(name, config, parts, called_for):
+        if isinstance(info, UnusedTensor):
+            drops.append(Drop(info, info.reason))
+        elif reason := _unwanted(name, config, parts, called_for):
             drops.append(Drop(info, reason))
         elif name in called_for.targets:
             matches.extend(_match(info, called_for.targets[name]))

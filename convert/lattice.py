@@ -8,12 +8,12 @@ The rule. A magnitude is what an interval of reals rounds to; a step of which it
 divided by n. If the largest magnitude is level m, the levels of the others follow, and either some step lies in all 32
 intervals or m is wrong.
 
-1. Of m = 1..8 the first that fits counts: the largest step, the fewest levels. The eighth level exists on one side
-   only; where that is the positive side, scale and codes change sign.
-2. Of the steps that fit, the one with the fewest significant bits is stored if the storage's dtype has it. (So a step
-   that had that dtype when the weights were made is found again wherever the values determine it.)
-3. Otherwise the number of the storage's below or above the middle of those that fit: the one with which more values
-   come back, then the one with the smaller squared error.
+1. The eighth level exists on one side only; where that is the positive side, scale and codes change sign.
+2. Of the steps that fit a level, the one with the fewest significant bits is stored if the storage's dtype has it. (So
+   a step that had that dtype when the weights were made is found again wherever the values determine it.) Of m = 1..8
+   the first with such a step counts: the largest step, the fewest levels.
+3. If there is none, the first that fits, with the number of the storage's below or above the middle of the steps that
+   fit: the one with which more values come back, then the one with the smaller squared error.
 4. A group that no m fits is tried once more with intervals three times as wide, and then left to the affine rule.
 
 A group is *exact* if scale * code + bias, for which float32 needs no rounding, rounds to every one of its values in the
@@ -272,12 +272,12 @@ def fit_block(groups: Floats, source: Format, storage: Format) -> Fit:
     values = np.ascontiguousarray(groups.T).astype(np.float64)
     group = _Group(values, np.abs(values), values.max(axis=0), (-values).max(axis=0))
     bounds = _bounds(group.magnitudes, source, ROUNDED_ONCE)
-    found = _search(group, bounds, storage)
+    found = _search(group, bounds, storage, settle=True)
     strict = found.level > 0
     lost = np.flatnonzero(~strict)
     if lost.size:
         others = group.take(lost)
-        found.put(lost, _search(others, _bounds(others.magnitudes, source, NEARBY), storage))
+        found.put(lost, _search(others, _bounds(others.magnitudes, source, NEARBY), storage, settle=False))
     levels = np.rint(group.magnitudes * group.per_level(found.level))
     step, exact = _choose(group.magnitudes, levels, bounds, found, strict, storage)
     sign = np.where((found.level == LEVELS) & (group.positive > group.negative), -1.0, 1.0)
@@ -307,18 +307,22 @@ def _bounds(magnitudes: Doubles, source: Format, slack: float) -> _Bounds:
     )
 
 
-def _search(group: _Group, bounds: _Bounds, storage: Format) -> _Found:
-    """The first level that fits the largest magnitude."""
+def _search(group: _Group, bounds: _Bounds, storage: Format, *, settle: bool) -> _Found:
+    """The first level that fits the largest magnitude; with `settle`, the first with a step that can be stored."""
     step = np.full(len(group.positive), ZERO_STEP)
     found = _Found(np.where(group.peak == 0, 1.0, 0.0), step, step.copy())
+    ends = found.level > 0
     for level in range(1, LEVELS + 1):
-        left = np.flatnonzero((found.level == 0) & _one_sided(group, level))
+        left = np.flatnonzero(~ends & _one_sided(group, level))
         for rows in (slice(FEW), slice(None)):
             first, last = _interval(group, bounds, level, rows, left)
             last = np.minimum(last, storage.largest / LEVELS)
             fits = first <= last
             left, first, last = left[fits], first[fits], last[fits]
-        found.put(left, _Found(np.full(len(left), float(level)), first, last))
+        settled = _is_stored(_simplest(first, last), storage) if settle else np.full(len(left), True)
+        ends[left[settled]] = True
+        taken = settled | (found.level[left] == 0)
+        found.put(left[taken], _Found(np.full(int(taken.sum()), float(level)), first[taken], last[taken]))
     return found
 
 
@@ -351,7 +355,7 @@ def _choose(
     simple = _simplest(found.first, found.last)
     middle = (found.first + found.last) * 0.5
     below = _floor(middle, storage)
-    settled = strict & (_floor(simple, storage) == simple)
+    settled = strict & _is_stored(simple, storage)
     one = np.where(settled, simple, below)
     other = np.where(settled, simple, below + _spacing(middle, storage))
     back, error = _score(magnitudes, levels, bounds, one)
@@ -374,6 +378,12 @@ def _floor(steps: Doubles, storage: Format) -> Doubles:
     spacing = _spacing(steps, storage)
     floor: Doubles = np.floor(steps / spacing) * spacing
     return floor
+
+
+def _is_stored(steps: Doubles, storage: Format) -> NDArray[np.bool_]:
+    """Which steps are numbers of the storage's."""
+    stored: NDArray[np.bool_] = _floor(steps, storage) == steps
+    return stored
 
 
 def _score(magnitudes: Doubles, levels: Doubles, bounds: _Bounds, step: Doubles) -> tuple[Doubles, Doubles]:

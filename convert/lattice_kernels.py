@@ -117,10 +117,17 @@ if njit is not None:
 
     @compiled
     def _search(
-        magnitudes: Any, low: Any, high: Any, peak: Any, smaller: Any, reach: Any, limit: float, level: Any, found: Any
-    ) -> None:
-        """Where a lane has no level: the first that fits its peak, and the steps that fit, `found` [2, LANES]."""
+        magnitudes: Any, low: Any, high: Any, peak: Any, smaller: Any, reach: Any, formats: Any, settle: bool,
+        level: Any, found: Any,
+    ) -> None:  # fmt: skip
+        """Where a lane has no level: the first that fits its peak, and the steps that fit, `found` [2, LANES].
+
+        With `settle`, the first with a step that can be stored, if there is one.
+        """
+        _, _, unit, quantum, limit = formats
         tried, per_level, steps = np.where(level > 0, LEVELS, 0), np.zeros(LANES), np.zeros((2, LANES))
+        scratch, kept = np.zeros(2), level.copy()
+        bits = scratch.view(np.uint64)
         while tried.min() < LEVELS:
             _next_level(magnitudes, low, high, peak, smaller, reach, tried, level)
             per_level[:] = level / peak
@@ -130,9 +137,14 @@ if njit is not None:
                     continue
                 tried[lane] = LEVELS if level[lane] == 0 else level[lane]
                 if level[lane] > 0 and steps[0, lane] <= steps[1, lane]:
-                    tried[lane], found[0, lane], found[1, lane] = LEVELS, steps[0, lane], steps[1, lane]
-                else:
-                    level[lane] = 0
+                    simple = _simplest(steps[0, lane], steps[1, lane], scratch, bits)
+                    settled = not settle or _is_stored(simple, unit, quantum, scratch, bits)
+                    if settled or kept[lane] == 0:
+                        kept[lane], found[0, lane], found[1, lane] = level[lane], steps[0, lane], steps[1, lane]
+                    if settled:
+                        tried[lane] = LEVELS
+                level[lane] = 0
+        level[:] = kept
 
     @compiled
     def _simplest(first: float, last: float, scratch: Any, bits: Any) -> Any:
@@ -151,6 +163,12 @@ if njit is not None:
         return max(scratch[0] * unit, quantum)
 
     @compiled
+    def _is_stored(step: float, unit: float, quantum: float, scratch: Any, bits: Any) -> Any:
+        """Whether a step is a number of the storage's."""
+        spacing = _spacing(step, unit, quantum, scratch, bits)
+        return np.floor(step / spacing) * spacing == step
+
+    @compiled
     def _candidates(found: Any, strict: Any, unit: float, quantum: float, one: Any, other: Any) -> None:
         """The simplest step if it can be stored, else those on both sides of the middle."""
         scratch = np.zeros(2)
@@ -158,10 +176,9 @@ if njit is not None:
         for lane in range(LANES):
             first, last = found[0, lane], found[1, lane]
             simple, middle = _simplest(first, last, scratch, bits), (first + last) * 0.5
-            grain = _spacing(simple, unit, quantum, scratch, bits)
             spacing = _spacing(middle, unit, quantum, scratch, bits)
             below = np.floor(middle / spacing) * spacing
-            settled = strict[lane] and np.floor(simple / grain) * grain == simple
+            settled = strict[lane] and _is_stored(simple, unit, quantum, scratch, bits)
             one[lane], other[lane] = (simple, simple) if settled else (below, below + spacing)
 
     @compiled
@@ -200,7 +217,7 @@ if njit is not None:
 
     @compiled
     def _compiled_lattice(groups: Any, formats: Any, packed: Any, steps: Any, states: Any) -> None:
-        source_unit, source_quantum, unit, quantum, limit = formats
+        source_unit, source_quantum, unit, quantum, _ = formats
         values, magnitudes = np.zeros((GROUP, LANES)), np.zeros((GROUP, LANES))
         low, high = np.zeros((GROUP, LANES)), np.zeros((GROUP, LANES))
         wide_low, wide_high = np.zeros((GROUP, LANES)), np.zeros((GROUP, LANES))
@@ -217,11 +234,11 @@ if njit is not None:
                 level[lane], peak[lane] = larger == 0, larger if larger > 0 else 1.0
                 reach[lane] = max(larger * source_unit, source_quantum)
             _bounds(magnitudes, bits, source_unit, source_quantum, ROUNDED_ONCE, low, high)
-            _search(magnitudes, low, high, peak, smaller, reach, limit, level, found)
+            _search(magnitudes, low, high, peak, smaller, reach, formats, True, level, found)
             strict = level > 0
             if level.min() == 0:
                 _bounds(magnitudes, wide_bits, source_unit, source_quantum, NEARBY, wide_low, wide_high)
-                _search(magnitudes, wide_low, wide_high, peak, smaller, reach * NEARBY, limit, level, found)
+                _search(magnitudes, wide_low, wide_high, peak, smaller, reach * NEARBY, formats, False, level, found)
             _candidates(found, strict, unit, quantum, one, other)
             per_level[:] = level / peak
             _choose(magnitudes, low, high, per_level, one, other, back)

@@ -59,7 +59,7 @@ def conversion_manifest(
         "config_removals": config.removals,
         "shards": {shard.file: _shard_entry(shard) for shard in plan.shards},
         "tensors": dict(sorted(_tensors(plan, digests, tallies))),
-        "dropped": {drop.source.name: drop.reason for drop in plan.drops},
+        "dropped": dict(plan.dropped),
         "unquantized": dict(sorted(plan.unquantized.items())),
         "sidecars": dict(sorted(sidecars.items())),
         "written": dict(sorted(written.items())),
@@ -83,7 +83,7 @@ def _entry(step: Step, out: OutputTensor, tally: Tally | None) -> Json:
     packing = step.quantization
     grid = {} if tally is None else {"grid": {"rounded_to": step.lattice, **asdict(tally)}}
     return {
-        "sources": [step.source.name],
+        "sources": [part.name for part in step.source.parts],
         "transform": step.transform.name,
         "dtype": out.dtype,
         "shape": list(out.shape),
@@ -129,7 +129,7 @@ def summary(plan: ConversionPlan) -> Json:
         "grids": dict(sorted(plan.lattices.items())),
         "quantized": {module: packing.as_dict() for module, packing in sorted(plan.quantized.items())},
         "unquantized": dict(sorted(plan.unquantized.items())),
-        "dropped": {drop.source.name: drop.reason for drop in plan.drops},
+        "dropped": dict(plan.dropped),
         "outputs": [
             {"name": out.name, "dtype": out.dtype, "shape": list(out.shape), "bytes": out.nbytes}
             for out in plan.outputs

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from ..loaders.checkpoint import CONFIG_FILE, INDEX_FILE, TensorInfo, pread_exactly
@@ -23,7 +24,7 @@ from .lattice import Tally
 from .manifest import MANIFEST, RULE, conversion_manifest, index, package_version
 from .memory import WAITING, chunk_bytes
 from .plan import MODALITIES, ConversionPlan, Shard, build_plan, wanted_parts
-from .recipe import AFFINE, NO_QUANTIZATION, Recipe, load_recipe, quantization
+from .recipe import AFFINE, NO_QUANTIZATION, SMALL, Recipe, load_recipe, quantization
 from .source import CARD, Source, open_source
 from .survey import find_lattices
 from .writer import ShardFile, ShardRecord, WorkFolder, check_output, dump
@@ -38,6 +39,7 @@ DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
 SMALL_FILES = 20_000_000
 
 Progress = Callable[[int], None]
+Measuring = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Options:
     dtype: str | None = None
     modalities: Sequence[str] = MODALITIES
     max_shard_size: int = DEFAULT_SHARD_SIZE
+    target_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,16 @@ class Conversion:
     config: OutputConfig
 
 
-def prepare(source: str | Path, options: Options, *, revision: str | None = None) -> Conversion:
+def prepare(
+    source: str | Path, options: Options, *, revision: str | None = None, measuring: Measuring | None = None
+) -> Conversion:
     """Open and validate a source, and plan its conversion; nothing is written.
+
+    Args:
+        source: a folder, or `org/name` on the Hub.
+        options: what decides the bytes.
+        revision: a branch, tag or commit on the Hub.
+        measuring: called with what the recipe `small` is measuring, which takes minutes.
 
     Raises:
         G4ConvertError: what is wrong with the call or the source.
@@ -74,16 +85,25 @@ def prepare(source: str | Path, options: Options, *, revision: str | None = None
     _check_options(options)
     opened = open_source(source, revision)
     inventory = take_inventory(opened.config, opened.checkpoint.tensors.values(), wanted_parts(options.modalities))
-    plan = build_plan(
+    planned = partial(
+        build_plan,
         opened.config,
         inventory,
-        recipe,
         dtype=None if options.dtype is None else DTYPES[options.dtype],
         modalities=options.modalities,
         max_shard_size=options.max_shard_size,
         lattices=find_lattices(inventory.matches, recipe),
     )
+    if options.target_size is not None:
+        from .allocation.fit import fit  # it computes with the model
+
+        recipe = fit(opened, recipe, options.target_size, planned, measuring or _unheard)
+    plan = planned(recipe)
     return Conversion(opened, plan, options, output_config(opened.document, plan))
+
+
+def _unheard(_: str) -> None:
+    """Nobody is told."""
 
 
 def choose_recipe(options: Options) -> Recipe:
@@ -98,6 +118,12 @@ def choose_recipe(options: Options) -> Recipe:
         if asked or options.recipe is not None:
             raise UsageError("it leaves nothing to --bits, --group-size, --mode and --recipe", where=NO_QUANTIZE)
         return NO_QUANTIZATION
+    if (options.recipe == SMALL) != (options.target_size is not None):
+        raise UsageError(f"recipe {SMALL} and --target-size need each other", where="--recipe", fix="give both")
+    if options.recipe == SMALL and (options.bits, options.mode) != (None, None):
+        raise UsageError(
+            "it gives every module its own bits", where="--recipe small", fix="leave out --bits and --mode"
+        )
     given = quantization(options.mode or AFFINE, options.bits, options.group_size) if asked else None
     return load_recipe(options.recipe or DEFAULT_RECIPE, given)
 
@@ -214,6 +240,7 @@ def work_key(conversion: Conversion) -> str:
     identity = {
         "version": [package_version(), RULE],
         "options": {**asdict(conversion.options), "recipe": asdict(plan.recipe)},
+        "packed": conversion.source.document.get("quantization_config"),
         "source": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
         "shards": [hashlib.sha256(shard.header).hexdigest() for shard in plan.shards],
         "steps": [(step.name, step.source.name, step.transform.name, step.lattice) for step in plan.steps],
@@ -235,6 +262,9 @@ def _check_copies(drops: Iterable[Drop], files: Mapping[Path, int]) -> None:
 def _same_bytes(one: TensorInfo, other: TensorInfo, files: Mapping[Path, int]) -> bool:
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
+    if one.parts != (one,) or other.parts != (other,):
+        pairs = list(zip(one.parts, other.parts, strict=False))
+        return len(one.parts) == len(other.parts) and all(_same_bytes(*pair, files) for pair in pairs)
     block = 1 << 20
     for start in range(0, one.nbytes, block):
         count = min(block, one.nbytes - start)
@@ -266,7 +296,7 @@ def _in_order(chunks: Iterable[Chunk], crew: Crew) -> Iterator[list[Piece]]:
     pending: deque[Future[list[Piece]]] = deque()
     try:
         for chunk in chunks:
-            pending.append(crew.pool.submit(_work, chunk, crew.files[chunk.step.source.file]))
+            pending.append(crew.pool.submit(_work, chunk, crew.files))
             if len(pending) == crew.window:
                 yield pending.popleft().result()
         while pending:
@@ -276,8 +306,8 @@ def _in_order(chunks: Iterable[Chunk], crew: Crew) -> Iterator[list[Piece]]:
             future.cancel()
 
 
-def _work(chunk: Chunk, descriptor: int) -> list[Piece]:
-    return convert(chunk, read(chunk, descriptor))
+def _work(chunk: Chunk, files: Mapping[Path, int]) -> list[Piece]:
+    return convert(chunk, read(chunk, files))
 
 
 def _write_small_files(work: WorkFolder, conversion: Conversion) -> None:

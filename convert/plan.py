@@ -140,6 +140,11 @@ class ConversionPlan:
         """As `quantized`, and whether the module is packed on a 4-bit grid."""
         return {module: (packing, module in self.lattices) for module, packing in self.quantized.items()}
 
+    @property
+    def dropped(self) -> Mapping[str, str]:
+        """The reason of every entry of the source's headers that is left out."""
+        return {part.name: drop.reason for drop in self.drops for part in drop.source.parts}
+
     @cached_property
     def lattices(self) -> Mapping[str, str]:
         """The modules that are packed on a 4-bit grid, by the dtype to which it was rounded."""
@@ -260,7 +265,7 @@ def _step(match: Match, wanted: Quantization | None, lattice: str | None, dtype:
     source, target = match.source, match.target
     on_lattice = None if wanted is None or lattice is None else lattice_packing(target.role, wanted)
     packing = on_lattice or wanted
-    stored = source.dtype if dtype is None or target.role is Role.CLIP_BOUND else dtype
+    stored = source.kept_as if dtype is None or target.role is Role.CLIP_BOUND else dtype
     if packing is None:
         outputs: tuple[OutputTensor, ...] = (OutputTensor(target.name, stored, target.shape),)
     else:

@@ -31,7 +31,7 @@ def dry_run(conversion: Conversion) -> str:
         _parts(plan),
         _packings(plan),
         _reasons("Left unquantized", plan.unquantized.items(), "modules"),
-        _reasons("Dropped", ((drop.source.name, drop.reason) for drop in plan.drops), "tensors"),
+        _reasons("Dropped", plan.dropped.items(), "tensors"),
         _shards(plan),
     ]
     return "\n\n".join(block for block in blocks if block)
@@ -104,8 +104,8 @@ def _shards(plan: ConversionPlan) -> str:
 
 
 def _kept(plan: ConversionPlan) -> str:
-    tensors = {step.source.name for step in plan.steps}
-    return f"{count(len(tensors), 'source tensor')} kept, {len(plan.drops)} dropped"
+    tensors = {part.name for step in plan.steps for part in step.source.parts}
+    return f"{count(len(tensors), 'source tensor')} kept, {len(plan.dropped)} dropped"
 
 
 def _bits(plan: ConversionPlan) -> str:

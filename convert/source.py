@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from ..loaders.config import ModelConfig
 from ..loaders.consistency import check_processor, check_token_ids
 from ..model_cards.upstream import Upstream
 from ..schemas import read_json, validate
-from ..schemas.errors import ConfigError, QuantizedSourceError, SourceNotFoundError, UsageError
+from ..schemas.errors import ConfigError, SourceNotFoundError, UsageError
+from .decoding import check_stated_shapes, open_files
+from .encodings import group_tensors
+from .schemes import Scheme, already_quantized, read_scheme
 
 PROCESSOR = "processor_config.json"
 TOKENIZER = "tokenizer.json"
@@ -109,7 +112,7 @@ def _open_hub(repo_id: str, revision: str | None) -> Source:
     try:
         commit = HfApi().model_info(repo_id, revision=revision).sha
         folder = Path(snapshot_download(repo_id, revision=commit, allow_patterns=list(SIDECARS)))
-        read_config(folder)
+        read_scheme(read_config(folder)[0])
         snapshot_download(repo_id, revision=commit, allow_patterns=["*.safetensors"])
     except (HTTPError, OSError, ValueError) as error:  # ValueError: what the client takes for no repository name
         raise SourceNotFoundError(
@@ -126,9 +129,7 @@ def _first_line(error: Exception) -> str:
 
 def _open_folder(folder: Path, repo_id: str | None, commit: str | None) -> Source:
     document, config = read_config(folder)
-    refuse_declared(document)
-    checkpoint = Checkpoint.open(folder)
-    refuse_quantized(checkpoint.tensors.values())
+    checkpoint = open_weights(folder, read_scheme(document))
     sidecars = find_sidecars(folder)
     check_sidecars(config, document, sidecars)
     return Source(checkpoint, document, config, sidecars, read_card(folder), repo_id, commit)
@@ -195,22 +196,24 @@ def _check_text(path: Path) -> None:
         raise ConfigError(f"not UTF-8: {error.reason} at byte {error.start}", where=path.name) from None
 
 
-def refuse_declared(document: Mapping[str, Any]) -> None:
-    """Refuse a config that says its weights are quantized.
+def open_weights(folder: Path, scheme: Scheme | None) -> Checkpoint:
+    """The headers of a source; packed weights stand there as the tensors that they decode to.
 
-    `quantization_config` without `quant_method` is metadata, as Google's QAT repositories carry it.
+    Args:
+        folder: of the source.
+        scheme: how its config says that weights are packed.
 
     Raises:
-        QuantizedSourceError: names the format.
+        QuantizedSourceError: names the format of weights that are not decoded.
+        CheckpointError: the files are damaged, or packed weights are not as the config says.
     """
-    text = document.get("text_config") or {}
-    for block in (document.get("quantization_config"), text.get("quantization_config")):
-        method = block.get("quant_method") if isinstance(block, dict) else None
-        if method:
-            raise _quantized(f"{method} (declared in quantization_config)", CONFIG_FILE)
-    block = document.get("quantization")
-    if isinstance(block, dict) and "bits" in block:
-        raise _quantized(f"MLX {block['bits']}-bit", CONFIG_FILE)
+    checkpoint = Checkpoint.open(folder)
+    if scheme is not None:
+        checkpoint = replace(checkpoint, tensors=group_tensors(checkpoint.tensors, scheme))
+        with open_files(checkpoint.shards) as files:
+            check_stated_shapes(checkpoint.tensors.values(), files)
+    refuse_quantized(checkpoint.tensors.values())
+    return checkpoint
 
 
 # What gives each format's tensors away, by the last part of the name.
@@ -218,6 +221,8 @@ TELLTALES: Mapping[str, str] = {
     "qweight": "GPTQ or AWQ", "qzeros": "GPTQ or AWQ", "g_idx": "GPTQ",
     "absmax": "bitsandbytes", "quant_map": "bitsandbytes", "SCB": "bitsandbytes",
     "weight_packed": "compressed-tensors", "weight_scale": "compressed-tensors or FP8",
+    "weight_shape": "compressed-tensors", "weight_zero_point": "compressed-tensors, asymmetric",
+    "weight_g_idx": "compressed-tensors with activation order", "weight_global_scale": "compressed-tensors NVFP4",
     "weight_scale_inv": "FP8", "weight_scale_2": "ModelOpt NVFP4", "scales": "MLX",
 }  # fmt: skip
 
@@ -231,14 +236,6 @@ def refuse_quantized(tensors: Iterable[TensorInfo]) -> None:
     for info in tensors:
         leaf = info.name.rpartition(".")[2]
         if info.dtype.startswith("F8_"):
-            raise _quantized(f"FP8 (dtype of {info.name})", info.file.name)
+            raise already_quantized(f"FP8 (dtype of {info.name})", info.file.name)
         if leaf in TELLTALES:
-            raise _quantized(f"{TELLTALES[leaf]} (tensor {info.name})", info.file.name)
-
-
-def _quantized(what: str, where: str) -> QuantizedSourceError:
-    return QuantizedSourceError(
-        f"the source is already quantized: {what}",
-        where=where,
-        fix="convert the unquantized checkpoint it was made from",
-    )
+            raise already_quantized(f"{TELLTALES[leaf]} (tensor {info.name})", info.file.name)

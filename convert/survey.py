@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .chunks import Chunk, read
+from .decoding import open_files
+from .encodings import EncodedTensor
 from .inventory import Match
 from .lattice import is_lattice, sampled_rows
 from .plan import FLOATS, Step, module_path, plain_step
@@ -44,22 +46,32 @@ def _may_be_packed(match: Match, recipe: Recipe) -> bool:
 def precision_of_lattice(step: Step) -> str | None:
     """`BF16`, `F16` or `F32`, to which the values on the grid were rounded; None if they are on none.
 
-    A checkpoint in float32 may hold what was bfloat16 before.
+    A checkpoint in float32 may hold what was bfloat16 before. Of weights that are stored as codes of four bits it is
+    known.
     """
+    if isinstance(step.source, EncodedTensor) and step.source.grid is not None:
+        return step.source.grid
     stored = np.concatenate(list(_sample(step)))
     dtype = step.source.dtype
-    values = stored.view(STORAGE[dtype]).astype(np.float32)
+    values = _floats(stored, dtype)
     if not np.isfinite(values).all():  # is said of the whole tensor when it is converted
         return None
     precision = "BF16" if dtype == "F32" and not (stored & BEYOND_BF16).any() else dtype
     return precision if is_lattice(values, precision) else None
 
 
+def sampled_values(step: Step) -> NDArray[np.float32]:
+    """Some rows of a weight: float32 [rows, columns]."""
+    return _floats(np.concatenate(list(_sample(step))), step.source.dtype)
+
+
+def _floats(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = stored.view(STORAGE[dtype]).astype(np.float32)
+    return values
+
+
 def _sample(step: Step) -> Iterator[NDArray[np.unsignedinteger]]:
     """Some rows as they are stored: unsigned integers [1, columns] each."""
-    descriptor = os.open(step.source.file, os.O_RDONLY)
-    try:
+    with open_files({part.file for part in step.source.parts}) as files:
         for row in sampled_rows(step.rows, step.row_length):
-            yield read(Chunk(step, int(row), int(row) + 1), descriptor)
-    finally:
-        os.close(descriptor)
+            yield read(Chunk(step, int(row), int(row) + 1), files)

@@ -50,6 +50,16 @@ class TensorInfo:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def parts(self) -> tuple[TensorInfo, ...]:
+        """The entries of the headers that hold it."""
+        return (self,)
+
+    @property
+    def kept_as(self) -> str:
+        """The dtype in which it is stored where it stays as it is."""
+        return self.dtype
+
 
 @dataclass(frozen=True)
 class Checkpoint:

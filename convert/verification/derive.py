@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..document import OutputConfig, output_config
-from ..families.rules import Role
 from ..inventory import take_inventory
 from ..pipeline import DTYPES
 from ..plan import ConversionPlan, build_plan, module_path, wanted_parts
-from ..recipe import AFFINE, Quantization, Recipe, quantization
+from ..recipe import AFFINE, ListedRecipe, Quantization, quantization
 from ..source import Source
 
 Manifest = Mapping[str, Any]
@@ -23,17 +22,6 @@ class Derived:
 
     plan: ConversionPlan
     config: OutputConfig
-
-
-@dataclass(frozen=True)
-class RecordedRecipe(Recipe):
-    """Replays the packing of every module, whatever recipe chose it: the file of one's own may be gone."""
-
-    packings: Mapping[str, Quantization] = field(default_factory=dict)
-
-    def choose(self, module: str, role: Role) -> Quantization | None:  # noqa: ARG002
-        """The packing of one module, as recorded."""
-        return self.packings.get(module)
 
 
 def derive(source: Source, manifest: Manifest) -> Derived:
@@ -61,7 +49,8 @@ def derive(source: Source, manifest: Manifest) -> Derived:
     return Derived(plan, output_config(source.document, plan))
 
 
-def _recipe(manifest: Manifest) -> RecordedRecipe:
+def _recipe(manifest: Manifest) -> ListedRecipe:
+    """The packing of every module as recorded: a recipe file of one's own may be gone."""
     options = manifest["options"]
     default = None if options["bits"] is None else quantization_of(options)
     packings = {
@@ -69,7 +58,7 @@ def _recipe(manifest: Manifest) -> RecordedRecipe:
         for name, entry in manifest["tensors"].items()
         if entry["quantization"] is not None and entry["quantization"]["part"] == "weight"
     }
-    return RecordedRecipe(options["recipe"], default, packings=packings)
+    return ListedRecipe(options["recipe"], default, packings=packings)
 
 
 def _lattices(manifest: Manifest) -> dict[str, str]:

@@ -68,8 +68,10 @@ def _judge_exact(limits: Limits, probe: str, found: LogitDistance) -> Iterator[F
 def _is_exact(subject: Subject, source: Source) -> bool:
     """Whether no weight was rounded: neither packed, nor cast to another dtype than float32."""
     ours = {info.dtype for info in subject.checkpoint.tensors.values()}
-    theirs = {info.dtype for info in source.checkpoint.tensors.values()}
-    return subject.config.quantization is None and ours <= {"F32"} | theirs
+    theirs = source.checkpoint.tensors.values()
+    decoded = any(info.kept_as != info.dtype for info in theirs)
+    kept = {"F32"} if decoded else {"F32", *(info.dtype for info in theirs)}
+    return subject.config.quantization is None and ours <= kept
 
 
 def _kl_limit(subject: Subject, limits: Limits) -> float | None:

@@ -120,7 +120,7 @@ def _observed_step(match: Match, info: TensorInfo, layout: Layout) -> Step:
     target, module = match.target, module_path(info.name)
     packing = layout.stated(module) if layout.packed(module) else None
     if packing is None:
-        dtype = info.dtype if info.dtype in FLOATS else match.source.dtype
+        dtype = info.dtype if info.dtype in FLOATS else match.source.kept_as
         outputs: tuple[OutputTensor, ...] = (OutputTensor(info.name, dtype, target.shape),)
     else:
         scales = layout.tensors.get(f"{module}.scales")
@@ -170,7 +170,7 @@ class Replay:
         """Compare all rows."""
         packing = self.step.quantization
         for chunk in cut(self.step, BLOCK):
-            stored = read(chunk, self.files[self.step.source.file])
+            stored = read(chunk, self.files)
             if self.exact or packing is None:
                 for piece in convert(chunk, stored):
                     self._compare(piece)

@@ -88,7 +88,7 @@ def source_runners(source: Source, like: ModelConfig) -> tuple[Runner, Runner]:
         audio=None if like.audio is None else source.config.audio,
     )
     weights = Remembered(SourceWeights.of(source, kept_modalities(config, MODALITIES)))
-    return _runner(config, weights, unchanged), _runner(config, weights, to_bfloat16)
+    return make_runner(config, weights), make_runner(config, weights, to_bfloat16)
 
 
 def source_runner(source: Source, like: ModelConfig) -> Runner:
@@ -96,7 +96,8 @@ def source_runner(source: Source, like: ModelConfig) -> Runner:
     return source_runners(source, like)[0]
 
 
-def _runner(config: ModelConfig, weights: Weights, after: After) -> Runner:
+def make_runner(config: ModelConfig, weights: Weights, after: After = unchanged) -> Runner:
+    """A network that reads its weights when it needs them; see `stream`."""
     network = build(config)
     stream(network, weights, after)
     return Runner(network, config)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...loaders.streaming import NUMPY_DTYPES, Parameters
 from ..chunks import convert, cut, read
+from ..decoding import open_files
 from ..inventory import take_inventory
 from ..plan import Step, build_plan, wanted_parts
 from ..recipe import NO_QUANTIZATION
@@ -52,9 +53,9 @@ class SourceWeights:
 def _rows(step: Step, start: int, stop: int) -> mx.array:
     """Rows of the output; the whole tensor has the shape that the network wants."""
     values = np.empty((stop - start) * step.row_length, np.float32)
-    with step.source.file.open("rb") as stream:
+    with open_files({part.file for part in step.source.parts}) as files:
         for chunk in cut(step, BLOCK, start, stop):
-            (piece,) = convert(chunk, read(chunk, stream.fileno()))
+            (piece,) = convert(chunk, read(chunk, files))
             first = (chunk.start - start) * step.row_length
             part = np.frombuffer(piece.data, NUMPY_DTYPES[step.outputs[0].dtype])
             values[first : first + part.size] = part

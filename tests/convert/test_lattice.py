@@ -14,6 +14,7 @@ from g4convert.convert.lattice import (
     Fit,
     Format,
     Solution,
+    Tally,
     fit_block,
     fit_groups,
     is_lattice,
@@ -259,6 +260,24 @@ def test_below_the_smallest_normal_number_the_spacing_stays() -> None:
 
 
 # -- the same bytes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["numba", "numpy"])
+@pytest.mark.parametrize("levels", [[7, 0], [-7, 7], [3, -6], [-5, 0], [6, -6, 0]], ids=str)
+def test_levels_with_a_common_divisor_keep_the_step_that_can_be_stored(
+    levels: list[int], compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three levels of one step are one level of a step with two bits more, which bfloat16 does not hold."""
+    if not compiled:
+        monkeypatch.setattr(rule, "lattice_kernel", None)
+    step = np.float32(173 / 2**14)  # all eight bits of a bfloat16
+    groups = np.resize(np.array(levels, np.float32), (40, 32)) * step
+
+    found = solve(groups, "F32", "BF16")
+
+    assert found.tally == Tally(40, 40, 40)
+    assert np.array_equal(dequantize(found.packed, LATTICE).reshape(40, 32), groups)
+
 
 needs_numba = pytest.mark.skipif(kernels.lattice_kernel is None, reason="numba, the extra `fast`, is not installed")
 

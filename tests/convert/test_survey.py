@@ -160,7 +160,7 @@ def test_chunks_and_resuming_change_neither_bytes_nor_counts(partly: Path, tmp_p
     counts = []
     for chunks in (whole, parts):
         with step.source.file.open("rb") as stream:
-            pieces = [convert(chunk, read(chunk, stream.fileno())) for chunk in chunks]
+            pieces = [convert(chunk, read(chunk, {step.source.file: stream.fileno()})) for chunk in chunks]
         counts.append(sum((codes.tally or Tally() for codes, *_ in pieces), Tally()))
 
     assert len(parts) > len(whole) == 1
