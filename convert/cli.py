@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..schemas.errors import DefectError, G4ConvertError, UsageError
+from ..schemas.errors import DefectError, G4ConvertError, HubError, UsageError
 
 if TYPE_CHECKING:
     from .pipeline import Conversion, Progress
@@ -27,8 +28,10 @@ ALL_MODALITIES = "text,image,audio,video"
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def size(_: click.Context, param: click.Parameter, value: str) -> int:
+def size(_: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """A number of bytes, written like `400MB` or `1.5GiB`."""
+    if value is None:
+        return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B?)", value.upper())
     if match is None or match[2] not in UNITS:
         raise UsageError(f"{value!r} is not a size", where=param.opts[0], fix="write it like 400MB or 5GB")
@@ -92,7 +95,8 @@ def _quit(message: str, status: int) -> None:
 @click.option("--group-size", type=int, help="Weights that share a scale: 32, 64 or 128 in affine mode.  [default: 64]")
 @click.option("--mode", help="affine, mxfp4, mxfp8 or nvfp4.  [default: affine]")
 @click.option("--no-quantize", is_flag=True, help="Keep the weights in floating point.")
-@click.option("--recipe", help="auto, balanced, uniform, or a TOML file.  [default: auto]")
+@click.option("--recipe", help="auto, balanced, high, uniform, small, or a TOML file.  [default: auto]")
+@click.option("--target-size", callback=size, metavar="SIZE", help="Most bytes of weights, for --recipe small.")
 @click.option("--dtype", help="bfloat16, float16 or float32 for what stays floating.  [default: the source's]")
 @click.option(
     "--modalities", callback=names, metavar="NAMES", default=ALL_MODALITIES, show_default=True, help="What to keep."
@@ -138,12 +142,14 @@ def hf_to_mlx(
 
     if output is None and not dry_run:
         raise UsageError("the folder to write is missing", where="OUTPUT", fix="name it after SOURCE, or say --dry-run")
-    conversion = prepare(source, Options(quantize=not no_quantize, **options), revision=revision)
+    publish_there = None if upload is None else _publisher(upload, private=private, overwrite=overwrite, quiet=quiet)
+    with _line(quiet=quiet) as say:
+        asked = Options(quantize=not no_quantize, **options)
+        conversion = prepare(source, asked, revision=revision, measuring=partial(say, "measuring"))
     if dry_run or output is None:
         _say(lambda: report.dry_run(conversion), lambda: report.as_json(conversion), as_json=as_json, quiet=quiet)
         return
     output = Path(os.path.expanduser(output))  # noqa: PTH111  # Path.expanduser() fails on ~nobody
-    publish_there = None if upload is None else _publisher(upload, private=private, overwrite=overwrite, quiet=quiet)
     try:
         with _bar(conversion, quiet=quiet) as progress:
             write(
@@ -173,14 +179,21 @@ def hf_to_mlx(
 
 def _publisher(repo_id: str, *, private: bool, overwrite: bool, quiet: bool) -> Callable[[Path, str], Publication]:
     """Check name and token before the work begins; gives the function to call with the output and its source."""
-    from .publication.run import Target, open_upload, publish
+    from .publication.run import publish
+    from .publication.target import Target
+    from .publication.upload import open_upload
 
     target = Target(repo_id, private=private, overwrite=overwrite)
     open_upload(target)
 
     def call(output: Path, source: str) -> Publication:
-        with _line(quiet=quiet) as progress:
-            return publish(output, target, source=source, progress=progress)
+        try:
+            with _line(quiet=quiet) as progress:
+                return publish(output, target, source=source, quiet=quiet, progress=progress)
+        except HubError as error:
+            again = shlex.join(["g4convert", "publish", str(output), repo_id, "--source", source])
+            fix = f"{output} is whole; go on with: {again}"
+            raise HubError(error.what, where=error.where, fix=fix) from None
 
     return call
 
@@ -354,12 +367,13 @@ def publish(
     Uses the token of `hf auth login`, or HF_TOKEN. What is on the Hub already is not sent again.
     """
     from .publication import run, text
+    from .publication.target import Target
 
     if create_pr and revision is not None:
         raise UsageError("a pull request has a branch of its own", where="--revision", fix="leave out --create-pr")
-    target = run.Target(repo_id, private, revision, create_pr, overwrite)
+    target = Target(repo_id, private, revision, create_pr, overwrite)
     with _line(quiet=quiet) as progress:
-        call = partial(run.prepare, model, repo_id) if dry_run else partial(run.publish, model, target)
+        call = partial(run.prepare, model, repo_id) if dry_run else partial(run.publish, model, target, quiet=quiet)
         found = call(source=source, base_model=base_model, allow_defects=allow_defects, progress=progress)
     show = text.dry_run if dry_run else text.uploaded
     _say(lambda: show(found), lambda: text.as_json(found), as_json=as_json, quiet=quiet)
