@@ -46,6 +46,7 @@ def environment(folder: Path, endpoint: str = NOWHERE, *, xet: bool = False) -> 
         "HF_HOME": str(folder),
         "HF_HUB_DISABLE_XET": "" if xet else "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "0",
         "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2",
         "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms",
         "NO_PROXY": "127.0.0.1",
