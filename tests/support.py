@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 TESTS = Path(__file__).parent
 CHECKPOINTS = TESTS / "checkpoints"
 CONFIGS = TESTS / "schemas" / "documents" / "config"
-KINDS = ("e2b", "e4b", "26b-a4b", "31b", "12b", "text")
+KINDS = ("e2b", "e4b", "26b-a4b", "31b", "12b", "text", "e2b-qat")
 WEIGHTS = "model.safetensors"
 
 Tensors = dict[str, NDArray[Any]]
