@@ -115,8 +115,10 @@ def choose_recipe(options: Options) -> Recipe:
     wishes = (options.bits, options.group_size, options.mode)
     asked = any(wish is not None for wish in wishes)
     if not options.quantize:
-        if asked or options.recipe is not None:
-            raise UsageError("it leaves nothing to --bits, --group-size, --mode and --recipe", where=NO_QUANTIZE)
+        if asked or options.recipe is not None or options.target_size is not None:
+            raise UsageError(
+                "it leaves nothing to --bits, --group-size, --mode, --recipe and --target-size", where=NO_QUANTIZE
+            )
         return NO_QUANTIZATION
     if (options.recipe == SMALL) != (options.target_size is not None):
         raise UsageError(f"recipe {SMALL} and --target-size need each other", where="--recipe", fix="give both")

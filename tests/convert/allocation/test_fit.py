@@ -186,6 +186,7 @@ def test_a_rounded_module_is_what_a_conversion_holds(converted: Callable[..., Pa
         (["--target-size", "1MB"], "need each other"),
         (["--recipe", "small", "--target-size", "1MB", "--bits", "4"], "leave out --bits"),
         (["--recipe", "small", "--target-size", "much"], "not a size"),
+        (["--no-quantize", "--target-size", "1MB"], "leaves nothing to"),
     ],
 )
 def test_a_call_that_makes_no_sense(arguments: list[str], message: str, tmp_path: Path) -> None:
