@@ -45,7 +45,7 @@ OURS: Mapping[str, Options] = {
     "auto": Options(),
     "auto --group-size 32": Options(group_size=32),
     "high": Options(recipe="high"),
-    "balanced --bits 8": Options(recipe="balanced", bits=8),
+    "uniform --bits 8": Options(recipe="uniform", bits=8),
 }
 PEERS = {"mlx-lm": {}, "mlx-vlm": {}, "mlx-vlm, groups of 32": {"q_group_size": 32}, "mlx-vlm, 8 bits": {"q_bits": 8}}
 FRAME = svg.Frame(560, 260, left=60)
@@ -164,22 +164,42 @@ def scatter(results: Mapping[str, Sequence[Result]]) -> str:
 
 def _scatter(kind: str, found: Sequence[Result]) -> Markup:
     scale = svg.LogScale.of(float(one.kl.mean()) for one in found)
-    largest = max(one.nbytes for one in found)
-    smallest = min(one.nbytes for one in found) * 0.97
-    dots = []
+    smallest, largest = min(one.nbytes for one in found) * 0.97, max(one.nbytes for one in found)
+    named: dict[tuple[float, float], list[str]] = defaultdict(list)
     for one in found:
-        x = FRAME.x((one.nbytes - smallest) / (largest * 1.12 - smallest))
-        y = FRAME.y(scale.share(float(one.kl.mean())))
-        colour = "#2440b0" if one.name.startswith("g4convert") else "#c0392b"
-        dots.append(svg.tag("circle", cx=x, cy=y, r=3.0, fill=colour))
-        dots.append(svg.tag("text", one.name.removeprefix("g4convert, "), x=x + 5, y=y + 3))
-    rules = []
+        across = FRAME.x((one.nbytes - smallest) / (largest * 1.12 - smallest))
+        named[across, FRAME.y(scale.share(float(one.kl.mean())))].append(one.name)
+    dots = [svg.tag("circle", cx=x, cy=y, r=3.0, fill=_colour(names)) for (x, y), names in named.items()]
+    labels = list(_labels({place: ", ".join(map(_short, names)) for place, names in named.items()}))
+    title = f"{kind}: KL from the source in nats, by the bytes of the language model, {smallest:,.0f} to {largest:,}"
+    below = svg.tag("text", title, x=FRAME.left, y=FRAME.height - 8)
+    return svg.tag("g", *_rules(scale), *dots, *labels, below)
+
+
+def _colour(names: Sequence[str]) -> str:
+    return "#2440b0" if names[0].startswith("g4convert") else "#c0392b"
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("g4convert, ")
+
+
+def _labels(names: Mapping[tuple[float, float], str]) -> Iterator[Markup]:
+    """Each to the right of its dot, and as far down as it takes to be read."""
+    taken: list[tuple[float, float, float]] = []
+    for (x, y), name in sorted(names.items(), key=lambda one: one[0][1]):
+        left, right, base = x + 6, x + 6 + 4.6 * len(name), y + 3
+        while any(abs(base - other) < 9 and left < end and right > start for start, end, other in taken):
+            base += 3
+        taken.append((left, right, base))
+        yield svg.tag("text", name, x=left, y=base)
+
+
+def _rules(scale: svg.LogScale) -> Iterator[Markup]:
     for exponent in scale.ticks():
         y = FRAME.y(scale.share(10.0**exponent))
-        rules.append(svg.tag("line", class_="grid", x1=FRAME.left, x2=FRAME.width - FRAME.right, y1=y, y2=y))
-        rules.append(svg.tag("text", svg.power(exponent), x=FRAME.left - 6, y=y + 3, text_anchor="end"))
-    title = f"{kind}: KL from the source in nats, by the bytes of the language model, {smallest:,.0f} to {largest:,}"
-    return svg.tag("g", *rules, *dots, svg.tag("text", title, x=FRAME.left, y=FRAME.height - 8))
+        yield svg.tag("line", class_="grid", x1=FRAME.left, x2=FRAME.width - FRAME.right, y1=y, y2=y)
+        yield svg.tag("text", svg.power(exponent), x=FRAME.left - 6, y=y + 3, text_anchor="end")
 
 
 def main() -> None:
