@@ -92,14 +92,10 @@ def smallest(candidates: Iterable[Candidate]) -> int:
 
 def spent(candidates: Iterable[Candidate], packings: Mapping[str, Quantization]) -> int:
     """Bytes of packings."""
-    return sum(option.nbytes for option in _chosen(candidates, packings))
+    return sum(option.nbytes for option in chosen_options(candidates, packings))
 
 
-def cost(candidates: Iterable[Candidate], packings: Mapping[str, Quantization]) -> float:
-    """What packings cost together, in nats."""
-    return sum(option.cost for option in _chosen(candidates, packings))
-
-
-def _chosen(candidates: Iterable[Candidate], packings: Mapping[str, Quantization]) -> Iterator[Option]:
+def chosen_options(candidates: Iterable[Candidate], packings: Mapping[str, Quantization]) -> Iterator[Option]:
+    """The option that each module got."""
     for candidate in candidates:
         yield from (option for option in candidate.options if option.packing == packings[candidate.module])

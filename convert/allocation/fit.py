@@ -89,7 +89,9 @@ def _unit_costs(
     found: dict[str, dict[int, float]] = {module: {} for module in free}
     for bits in TRIAL_BITS:
         trial = {module: _with_bits(step, bits) for module, step in free.items()}
-        costs = measure(source, parts, trial, partial(_say_bits, progress, bits))
+        # A weight on its own grid loses nothing, so it is not rounded.
+        rounded = {module: packing for module, packing in trial.items() if errors[module][packing] > 0}
+        costs = measure(source, parts, rounded, partial(_say_bits, progress, bits))
         for part, modules in parts.items():
             total = sum(errors[module][trial[module]] for module in modules)
             for module in modules:

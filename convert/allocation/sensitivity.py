@@ -91,7 +91,7 @@ def measure(
     Args:
         source: the Hugging Face checkpoint.
         parts: modules by the name of their part.
-        packing: of every module, for the trial.
+        packing: of the modules that are rounded.
         progress: called with what is being done.
 
     Raises:
@@ -101,7 +101,7 @@ def measure(
     ids = _text(PromptFormat.open(source.checkpoint.folder, source.config))
     exact = Remembered(SourceWeights.of(source, ("text",)))
     variants: dict[str, Weights] = {
-        name: RoundedWeights(exact, {module: packing[module] for module in modules}, "BF16")
+        name: RoundedWeights(exact, {module: packing[module] for module in modules if module in packing}, "BF16")
         for name, modules in parts.items()
     }
     runners = [make_runner(config, exact), *(make_runner(config, weights) for weights in variants.values())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from g4convert.convert.allocation.budget import Candidate, Option, allocate, cost, smallest, spent
+from g4convert.convert.allocation.budget import Candidate, Option, allocate, chosen_options, smallest, spent
 from g4convert.convert.recipe import Quantization
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +17,10 @@ def candidate(name: str, unit: float, columns: int = 64) -> Candidate:
     """A module whose cost falls by four with every bit."""
     options = (Option(Quantization(bits, 64), bits * columns, unit * 4.0**-bits) for bits in BITS)
     return Candidate(name, tuple(options))
+
+
+def cost(candidates: list[Candidate], packings: dict[str, Quantization]) -> float:
+    return sum(option.cost for option in chosen_options(candidates, packings))
 
 
 @given(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from g4convert.convert import Options, hf_to_mlx, prepare, verify
+from g4convert.convert.allocation import fit as fitting
 from g4convert.convert.allocation import sensitivity
 from g4convert.convert.allocation.sensitivity import RoundedWeights, groups, measure
 from g4convert.convert.cli import cli
@@ -129,6 +130,21 @@ def test_a_grid_costs_nothing_and_stays_where_there_is_room(tmp_path: Path) -> N
 
     assert {plan.quantized[module] for module in plan.lattices} == {LATTICE}
     assert len(plan.lattices) == 3 * plan.config.text.num_hidden_layers
+
+
+def test_a_weight_on_its_grid_is_not_rounded_in_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = trained(copy_of("text", tmp_path / "source"), MLP)
+    rounded: list[set[Quantization]] = []
+
+    def noted(_: Any, parts: Any, packing: dict[str, Quantization], __: Any) -> dict[str, float]:
+        rounded.append({*packing.values()})
+        return dict.fromkeys(parts, 1.0)
+
+    monkeypatch.setattr(fitting, "measure", noted)
+
+    small(source, 10**9)
+
+    assert rounded == [{Quantization(3, 32), Quantization(3, 64)}, {Quantization(4, 64)}]
 
 
 # -- the measurement ---------------------------------------------------------------------------------------------------
