@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline import Conversion, Options, hf_to_mlx, prepare
+    from .options import Options
+    from .pipeline import Conversion, hf_to_mlx, prepare
     from .publication.run import Publication, publish
     from .publication.target import Target
     from .verification.run import verify
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Conversion", "Options", "Publication", "Target", "hf_to_mlx", "prepare", "publish", "verify"]
 
 HOMES = {
+    "Options": ".options",
     "Publication": ".publication.run",
     "Target": ".publication.target",
     "publish": ".publication.run",

@@ -17,7 +17,7 @@ from .source import Source
 from .wording import describe, exactness, size
 
 if TYPE_CHECKING:
-    from .pipeline import Options
+    from .options import Options
 
 # Tokens of context for which a card says how much memory they take.
 CONTEXTS = (4096, 32_768, 131_072)

@@ -19,8 +19,9 @@ import click
 from ..schemas.errors import DefectError, G4ConvertError, HubError, UsageError
 
 if TYPE_CHECKING:
-    from .pipeline import Conversion, Progress
+    from .pipeline import Conversion
     from .publication.run import Publication
+    from .shards import Progress
 
 INTERRUPTED = 130
 ALL_MODALITIES = "text,image,audio,video"
@@ -135,7 +136,8 @@ def hf_to_mlx(
 ) -> None:
     """Convert SOURCE, a folder or a Hub id, to an MLX checkpoint in the folder OUTPUT."""
     from . import report
-    from .pipeline import DEFAULT_WORKERS, Options, prepare, write
+    from .options import Options
+    from .pipeline import DEFAULT_WORKERS, prepare, write
 
     if private and upload is None:
         raise UsageError("it is about the repository of --upload", where="--private", fix="give --upload too")

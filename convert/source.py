@@ -62,6 +62,11 @@ class Source:
     commit: str | None = None
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that decides what the output holds."""
+        return (self.checkpoint.folder / CONFIG_FILE, *self.checkpoint.shards, *self.sidecars.values())
+
+    @property
     def name(self) -> str:
         """What opens it again: the repository and its commit, or the folder."""
         if self.repo_id is None or self.commit is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..document import OutputConfig, output_config
 from ..inventory import take_inventory
-from ..pipeline import DTYPES
+from ..options import DTYPES
 from ..plan import ConversionPlan, build_plan, module_path, wanted_parts
 from ..recipe import AFFINE, ListedRecipe, Quantization, quantization
 from ..source import Source

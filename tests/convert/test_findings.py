@@ -119,7 +119,7 @@ def test_finished_work_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     conversion = prepare(TEXT, Options())
     journal = [json.loads(line) for line in (work_path(tmp_path / "out") / JOURNAL).read_text().splitlines()]
     assert journal[0] == {"key": work_key(conversion)}
-    monkeypatch.setattr("g4convert.convert.pipeline.ShardFile", None)  # a shard made now would fail
+    monkeypatch.setattr("g4convert.convert.pipeline.make_shard", None)  # a shard made now would fail
 
     write(conversion, tmp_path / "out")
 

@@ -17,11 +17,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from g4convert.convert import Options, hf_to_mlx, pipeline, prepare
-from g4convert.convert.pipeline import Crew, write
-from g4convert.convert.plan import Shard
+from g4convert.convert.pipeline import write
 from g4convert.convert.quantize import STORAGE, Packed, dequantize
 from g4convert.convert.recipe import Quantization
-from g4convert.convert.writer import ShardFile, WorkFolder
+from g4convert.convert.shards import Progress, ShardJob, make_shard
+from g4convert.convert.writer import ShardRecord, WorkFolder
 from g4convert.loaders.checkpoint import Checkpoint
 from g4convert.schemas import validate
 from g4convert.schemas.errors import NonFiniteError, OutputError, TensorError
@@ -470,25 +470,24 @@ def size_of(path: Path) -> int:
 
 def test_finished_shards_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options, written = Options(max_shard_size=400_000), list[str]()
-    original = pipeline._write_shard
+    original = make_shard
 
-    def until_the_third(work: WorkFolder, shard: Shard, crew: Crew) -> None:
+    def until_the_third(job: ShardJob, progress: Progress) -> ShardRecord:
         if len(written) == 2:
             raise KeyboardInterrupt
-        written.append(shard.file)
-        original(work, shard, crew)
+        written.append(job.shard.file)
+        return original(job, progress)
 
-    monkeypatch.setattr(pipeline, "_write_shard", until_the_third)
+    monkeypatch.setattr(pipeline, "make_shard", until_the_third)
     with pytest.raises(KeyboardInterrupt):
         hf_to_mlx(CHECKPOINTS / "e4b", tmp_path / "out", options=options)
-    monkeypatch.setattr(pipeline, "_write_shard", original)
     made: list[str] = []
 
-    def recorded(folder: Path, shard: Shard) -> ShardFile:
-        made.append(shard.file)
-        return ShardFile(folder, shard)
+    def recorded(job: ShardJob, progress: Progress) -> ShardRecord:
+        made.append(job.shard.file)
+        return original(job, progress)
 
-    monkeypatch.setattr(pipeline, "ShardFile", recorded)
+    monkeypatch.setattr(pipeline, "make_shard", recorded)
     conversion = hf_to_mlx(CHECKPOINTS / "e4b", tmp_path / "out", options=options)
 
     assert set(made) == {shard.file for shard in conversion.plan.shards} - set(written)
