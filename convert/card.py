@@ -95,6 +95,8 @@ def _flags(options: Options, recipe: Recipe) -> Iterator[str]:
         yield from ("--recipe", f"{recipe.name}.toml")
     elif options.recipe is not None:
         yield from ("--recipe", options.recipe)
+    if options.rounding is not None:
+        yield from ("--rounding", options.rounding)
     if options.dtype is not None:
         yield from ("--dtype", options.dtype)
     if set(options.modalities) != set(MODALITIES):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..loaders.checkpoint import DTYPE_BYTES, TensorInfo, pread_exactly
+from ..loaders.values import EXPONENT_BITS, UNSIGNED, no_numbers
 from ..schemas.errors import NonFiniteError
 from .decoding import Files, decode_rows
 from .encodings import EncodedTensor
@@ -20,10 +21,6 @@ from .quantize import STORAGE, Packed, quantize
 from .recipe import Quantization
 
 Array = NDArray[Any]
-
-# Where all exponent bits are set, a float is infinite or not a number.
-EXPONENT_BITS = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}
-UNSIGNED: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
 @dataclass(frozen=True)
@@ -117,8 +114,8 @@ def convert(chunk: Chunk, stored: Array) -> list[Piece]:
 
 def _pack(values: NDArray[np.float32], step: Step, packing: Quantization, storage: str) -> tuple[Packed, Tally | None]:
     if step.lattice is None:
-        return quantize(values, packing, storage), None
-    solution = solve(values, step.lattice, storage, packing.bits)
+        return quantize(values, packing, storage, step.rounding), None
+    solution = solve(values, step.lattice, storage, bits=packing.bits, rounding=step.rounding)
     return solution.packed, solution.tally
 
 
@@ -139,8 +136,7 @@ def _check_range(stored: Array, dtype: str, step: Step) -> None:
 
 
 def _is_finite(stored: Array, dtype: str) -> bool:
-    mask = stored.dtype.type(EXPONENT_BITS[dtype])
-    return not bool(((stored & mask) == mask).any())
+    return not no_numbers(stored, EXPONENT_BITS[dtype]).any()
 
 
 def _transpose(stored: Array, transform: Transpose, step: Step) -> Array:

@@ -98,6 +98,7 @@ def _quit(message: str, status: int) -> None:
 @click.option("--no-quantize", is_flag=True, help="Keep the weights in floating point.")
 @click.option("--recipe", help="auto, balanced, high, uniform, small, or a TOML file.  [default: auto]")
 @click.option("--target-size", callback=size, metavar="SIZE", help="Most bytes of weights, for --recipe small.")
+@click.option("--rounding", help="search for the best scales, or min-max: several times faster.  [default: search]")
 @click.option("--dtype", help="bfloat16, float16 or float32 for what stays floating.  [default: the source's]")
 @click.option(
     "--modalities", callback=names, metavar="NAMES", default=ALL_MODALITIES, show_default=True, help="What to keep."

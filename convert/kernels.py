@@ -34,6 +34,7 @@ STORED_AS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16}
 FRACTION, FARTHEST = 256, 8
 
 affine_kernel: Callable[..., None] | None = None
+min_max_kernel: Callable[..., None] | None = None
 
 if njit is not None:
     compiled = njit(nogil=True, cache=True, fastmath=False, error_model="numpy")
@@ -56,6 +57,24 @@ if njit is not None:
                 low[lane] = min(low[lane], weight)
                 high[lane] = max(high[lane], weight)
                 total[lane] += weight
+
+    @compiled
+    def _ranked(bits: np.int32) -> np.int32:
+        """The bits of a float32 as an integer of the same rank, and back: a compiler vectorises integers' extremes."""
+        return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+    @compiled
+    def _ends(groups: Any, low: Any, high: Any, ranks: Any) -> None:
+        """The extremes of each lane, without its sum."""
+        bits, floats = groups.view(np.int32), ranks.view(np.float32)
+        for lane in range(groups.shape[0]):
+            least, most = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+            for index in range(groups.shape[1]):
+                rank = _ranked(bits[lane, index])
+                least = min(least, rank)
+                most = max(most, rank)
+            ranks[0], ranks[1] = _ranked(least), _ranked(most)
+            low[lane], high[lane] = floats[0], floats[1]
 
     @compiled
     def _edge_fit(low: Any, high: Any, levels: int, scale: Any, bias: Any) -> None:
@@ -216,8 +235,17 @@ if njit is not None:
             codes[index] = np.uint8(min(max(0.0, code), top))
 
     @compiled
+    def _pack_pairs(codes: Any, packed: Any) -> None:
+        """Two codes of four bits fill a byte."""
+        for byte in range(packed.shape[0]):
+            packed[byte] = codes[2 * byte] | np.uint8(codes[2 * byte + 1] << np.uint8(4))
+
+    @compiled
     def _pack(codes: Any, bits: int, packed: Any) -> None:
         """Eight codes fill `bits` bytes, low bits first."""
+        if bits == 4:
+            _pack_pairs(codes, packed)
+            return
         for eight in range(codes.shape[0] // 8):
             word = np.uint64(0)
             for place in range(8):
@@ -278,4 +306,18 @@ if njit is not None:
                     break
             _write(tile, levels, bits, scale, bias, codes, packed[start:stop], scales[start:stop], biases[start:stop])
 
-    affine_kernel = _compiled_affine
+    @compiled
+    def _compiled_min_max(groups: Any, bits: int, storage: int, packed: Any, scales: Any, biases: Any) -> None:
+        levels, codes = 2**bits - 1, np.zeros(groups.shape[1], np.uint8)
+        low, high, scale, bias = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+        scratch, ranks = np.zeros(LANES, np.float32), np.zeros(2, np.int32)
+        for start in range(0, groups.shape[0], LANES):
+            stop = min(start + LANES, groups.shape[0])
+            tile = groups[start:stop]
+            _ends(tile, low, high, ranks)
+            _edge_fit(low, high, levels, scale, bias)
+            _store(scale, storage, scratch)
+            _store(bias, storage, scratch)
+            _write(tile, levels, bits, scale, bias, codes, packed[start:stop], scales[start:stop], biases[start:stop])
+
+    affine_kernel, min_max_kernel = _compiled_affine, _compiled_min_max

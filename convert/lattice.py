@@ -45,7 +45,7 @@ from .lattice_kernels import (
     lattice_kernel,
 )
 from .quantize import STORAGE, Bytes, Doubles, Floats, Packed, pack, quantize, unpack
-from .recipe import LATTICE
+from .recipe import LATTICE, SEARCH
 
 # Groups that are worked on at once by the numpy formulation, and values on which a level is tried first.
 BLOCK_GROUPS = 2048
@@ -124,7 +124,7 @@ class Fit:
     states: Bytes
 
 
-def solve(values: Floats, source: str, storage: str, bits: int = LATTICE.bits) -> Solution:
+def solve(values: Floats, source: str, storage: str, *, bits: int = LATTICE.bits, rounding: str = SEARCH) -> Solution:
     """Pack the rows of a matrix as a lattice, and what does not lie on one by the affine rule.
 
     Args:
@@ -132,6 +132,7 @@ def solve(values: Floats, source: str, storage: str, bits: int = LATTICE.bits) -
         source: dtype that the values were rounded to, `BF16`, `F16` or `F32`.
         storage: dtype of scales and biases, likewise.
         bits: of a code as stored, four or more; only sixteen codes are used.
+        rounding: the affine rule.
     """
     groups = np.ascontiguousarray(values).reshape(-1, GROUP)
     fit = fit_groups(groups, source, storage)
@@ -139,7 +140,7 @@ def solve(values: Floats, source: str, storage: str, bits: int = LATTICE.bits) -
     arrays = [fit.packed, scales.astype(STORAGE[storage]), biases.astype(STORAGE[storage])]
     rest = np.flatnonzero(fit.states == UNPLACED)
     if rest.size:
-        plain = quantize(groups[rest], LATTICE, storage)
+        plain = quantize(groups[rest], LATTICE, storage, rounding)
         for array, part in zip(arrays, (plain.weight, plain.scales, plain.biases), strict=True):
             assert part is not None  # affine
             array[rest] = part.reshape(array[rest].shape)

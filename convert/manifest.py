@@ -14,12 +14,11 @@ from typing import Any
 from .document import Json, OutputConfig
 from .lattice import Tally
 from .plan import ConversionPlan, OutputTensor, Shard, Step
+from .recipe import ROUNDINGS
 from .source import Source
 
 MANIFEST = "conversion.json"
 FORMAT = 1
-RULE = "affine-edge-search-refit/1"
-"""Name of the rounding rule; it changes when the bytes of a quantized tensor would."""
 
 
 def package_version() -> str:
@@ -52,7 +51,7 @@ def conversion_manifest(
     """
     return {
         "format": FORMAT,
-        "generator": {"name": "g4convert", "version": package_version(), "rule": RULE},
+        "generator": {"name": "g4convert", "version": package_version(), "rule": ROUNDINGS[plan.recipe.rounding]},
         "source": {"id": source.repo_id, "commit": source.commit},
         "options": options,
         "config_additions": config.additions,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..schemas.errors import UsageError
 from .plan import MODALITIES
-from .recipe import AFFINE, NO_QUANTIZATION, SMALL, Recipe, load_recipe, quantization
+from .recipe import AFFINE, NO_QUANTIZATION, ROUNDINGS, SEARCH, SMALL, Recipe, load_recipe, quantization
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 DEFAULT_RECIPE = "auto"
@@ -28,6 +28,7 @@ class Options:
     modalities: Sequence[str] = MODALITIES
     max_shard_size: int = DEFAULT_SHARD_SIZE
     target_size: int | None = None
+    rounding: str | None = None
 
 
 def choose_recipe(options: Options) -> Recipe:
@@ -36,22 +37,33 @@ def choose_recipe(options: Options) -> Recipe:
     Raises:
         UsageError: the options contradict each other, or name what does not exist.
     """
-    wishes = (options.bits, options.group_size, options.mode)
-    asked = any(wish is not None for wish in wishes)
+    packing = (options.bits, options.group_size, options.mode)
+    asked = packing != (None, None, None)
     if not options.quantize:
-        if asked or options.recipe is not None or options.target_size is not None:
+        if asked or (options.recipe, options.target_size, options.rounding) != (None, None, None):
             raise UsageError(
-                "it leaves nothing to --bits, --group-size, --mode, --recipe and --target-size", where=NO_QUANTIZE
+                "it leaves nothing to --bits, --group-size, --mode, --recipe, --target-size and --rounding",
+                where=NO_QUANTIZE,
             )
         return NO_QUANTIZATION
-    if (options.recipe == SMALL) != (options.target_size is not None):
+    _check_small(options)
+    given = quantization(options.mode or AFFINE, options.bits, options.group_size) if asked else None
+    recipe = load_recipe(options.recipe or DEFAULT_RECIPE, given)
+    return recipe if options.rounding is None else replace(recipe, rounding=options.rounding)
+
+
+def _check_small(options: Options) -> None:
+    small = options.recipe == SMALL
+    if small != (options.target_size is not None):
         raise UsageError(f"recipe {SMALL} and --target-size need each other", where="--recipe", fix="give both")
-    if options.recipe == SMALL and (options.bits, options.mode) != (None, None):
+    if small and (options.bits, options.mode) != (None, None):
         raise UsageError(
             "it gives every module its own bits", where="--recipe small", fix="leave out --bits and --mode"
         )
-    given = quantization(options.mode or AFFINE, options.bits, options.group_size) if asked else None
-    return load_recipe(options.recipe or DEFAULT_RECIPE, given)
+    if small and options.rounding not in (None, SEARCH):
+        raise UsageError(
+            f"it measures what the rule {SEARCH} costs", where="--recipe small", fix="leave out --rounding"
+        )
 
 
 def check_options(options: Options) -> None:
@@ -62,6 +74,10 @@ def check_options(options: Options) -> None:
     """
     if options.dtype is not None and options.dtype not in DTYPES:
         raise UsageError(f"{options.dtype!r} is not a dtype", where="--dtype", fix=f"choose of {', '.join(DTYPES)}")
+    if options.rounding is not None and options.rounding not in ROUNDINGS:
+        raise UsageError(
+            f"{options.rounding!r} is not a rule", where="--rounding", fix=f"choose of {', '.join(ROUNDINGS)}"
+        )
     if not options.modalities:
         raise UsageError("names none", where="--modalities", fix=f"choose of {', '.join(MODALITIES)}")
     if unknown := [modality for modality in options.modalities if modality not in MODALITIES]:

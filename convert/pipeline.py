@@ -18,10 +18,11 @@ from .copies import check_copies
 from .decoding import open_files
 from .document import Json, OutputConfig, output_config
 from .inventory import take_inventory
-from .manifest import MANIFEST, RULE, conversion_manifest, index, package_version
+from .manifest import MANIFEST, conversion_manifest, index, package_version
 from .memory import chunk_bytes
 from .options import DTYPES, Options, check_options, choose_recipe
 from .plan import ConversionPlan, build_plan, wanted_parts
+from .recipe import ROUNDINGS
 from .shards import Progress, ShardJob, make_shard
 from .source import CARD, Source, open_source
 from .stamps import Stamps, check_stamps, take_stamps
@@ -169,7 +170,7 @@ def work_key(conversion: Conversion) -> str:
     plan = conversion.plan
     shards = [(path.name, asdict(conversion.stamps[path])) for path in conversion.source.checkpoint.shards]
     identity = {
-        "version": [package_version(), RULE],
+        "version": [package_version(), ROUNDINGS[plan.recipe.rounding]],
         "options": {**asdict(conversion.options), "recipe": asdict(plan.recipe)},
         "packed": conversion.source.document.get("quantization_config"),
         "source": shards,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from ..loaders.config import ModelConfig
 from ..schemas.errors import TensorShapeError
 from .families.rules import Half, Role, Shape, Transform, Transpose
 from .inventory import Drop, Inventory, Match
-from .recipe import AFFINE, AFFINE_GROUPS, Quantization, Recipe, lattice_packing
+from .recipe import AFFINE, AFFINE_GROUPS, SEARCH, Quantization, Recipe, lattice_packing
 
 FLOATS = ("BF16", "F16", "F32")
 # Pictures and clips share the vision tower.
@@ -46,6 +46,7 @@ class Step:
 
     The output is made row by row: `rows` rows of `row_length` elements, each from one place of the source. With
     `lattice`, the weight is packed on the 4-bit grid on which it lies; it is the dtype to which the grid was rounded.
+    What lies on none is packed by the rule `rounding`.
     """
 
     source: TensorInfo
@@ -56,6 +57,7 @@ class Step:
     quantization: Quantization | None
     outputs: tuple[OutputTensor, ...]
     lattice: str | None = None
+    rounding: str = SEARCH
 
     @property
     def rows(self) -> int:
@@ -211,7 +213,7 @@ def build_plan(
         packing, reason = choose_packing(match, recipe)
         if reason is not None:
             unquantized[module] = reason
-        steps.append(_step(match, packing, lattices.get(module), dtype))
+        steps.append(replace(_step(match, packing, lattices.get(module), dtype), rounding=recipe.rounding))
     return ConversionPlan(
         config=config,
         recipe=recipe,

@@ -5,7 +5,7 @@ give other bytes on another machine. The affine rule here, for each group:
 
 1. Fit scale and bias to the group's extremes so that zero is exactly a code (the rule of MLX's CPU kernel, in float32),
    and round both to the dtype in which they are stored. Choose every code against the *stored* scale and bias: the
-   nearest one. This alone makes a group never worse than `mx.quantize`.
+   nearest one. This alone makes a group never worse than `mx.quantize`, and is all that the rounding `min-max` does.
 2. Search: move the outermost codes by four distances at either end (`MOVES`, by bits), inwards to clip or outwards, and
    store each of the sixteen fits. Of these take the one whose nearest codes miss least, if it beats the first fit.
 3. Refit scale and bias to the codes by least squares, store, choose codes again; keep the refit where it lowers the
@@ -24,9 +24,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import STORED_AS, affine_kernel
-from .recipe import AFFINE, Quantization
-from .rounding import MARGIN, REFITS, affine_fit, candidates, in_order
+from .kernels import STORED_AS, affine_kernel, min_max_kernel
+from .recipe import AFFINE, MIN_MAX, SEARCH, Quantization
+from .rounding import MARGIN, REFITS, affine_fit, candidates, in_order, min_max_fit
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -57,18 +57,19 @@ class Packed:
     biases: NDArray[Any] | None
 
 
-def quantize(values: Floats, spec: Quantization, storage: str) -> Packed:
+def quantize(values: Floats, spec: Quantization, storage: str, rounding: str = SEARCH) -> Packed:
     """Quantize the rows of a matrix.
 
     Args:
         values: float32 [rows, cols], finite; `cols` is a multiple of the group size.
         spec: bits, group size and mode.
         storage: dtype of scales and biases in affine mode, `BF16`, `F16` or `F32`.
+        rounding: the rule of affine mode.
     """
     rows, cols = values.shape
     groups = np.ascontiguousarray(values).reshape(-1, spec.group_size)
     if spec.mode == AFFINE:
-        codes, scales, biases = _affine(groups, spec.bits, STORAGE[storage])
+        codes, scales, biases = _affine(groups, spec.bits, STORAGE[storage], rounding)
         shape = (rows, cols // spec.group_size)
         return Packed(codes.reshape(rows, -1), scales.reshape(shape), biases.reshape(shape))
     codes, exponents = _shared_exponent(groups, spec)
@@ -92,18 +93,26 @@ def pack(codes: Bytes, bits: int) -> Bytes:
     return words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :bits].reshape(len(codes), -1)
 
 
-def _affine(groups: Floats, bits: int, storage: np.dtype[Any]) -> tuple[Bytes, NDArray[Any], NDArray[Any]]:
+def _affine(
+    groups: Floats, bits: int, storage: np.dtype[Any], rounding: str
+) -> tuple[Bytes, NDArray[Any], NDArray[Any]]:
     packed = np.empty((len(groups), groups.shape[1] * bits // 8), np.uint8)
     scales, biases = np.empty(len(groups), np.float32), np.empty(len(groups), np.float32)
-    if affine_kernel is not None:
-        affine_kernel(groups, bits, STORED_AS[storage.name], *candidates(bits), REFITS, packed, scales, biases)
+    stored_as = STORED_AS[storage.name]
+    if affine_kernel is not None and rounding == SEARCH:
+        affine_kernel(groups, bits, stored_as, *candidates(bits), REFITS, packed, scales, biases)
+    elif min_max_kernel is not None and rounding == MIN_MAX:
+        min_max_kernel(groups, bits, stored_as, packed, scales, biases)
     else:
         for block in _blocks(groups):
-            fit = affine_fit(groups[block], bits, storage)
+            fit = _FITS[rounding](groups[block], bits, storage)
             packed[block] = pack(np.ascontiguousarray(fit.codes.T).astype(np.uint8), bits)
             scales[block], biases[block] = fit.scale, fit.bias
     with np.errstate(over="ignore"):
         return packed, scales.astype(storage), biases.astype(storage)
+
+
+_FITS = {SEARCH: affine_fit, MIN_MAX: min_max_fit}
 
 
 def _shared_exponent(groups: Floats, spec: Quantization) -> tuple[Bytes, Bytes]:

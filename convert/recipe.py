@@ -16,6 +16,9 @@ from .families.rules import Role
 AFFINE = "affine"
 AFFINE_BITS = (2, 3, 4, 5, 6, 8)
 AFFINE_GROUPS = (32, 64, 128)
+SEARCH, MIN_MAX = "search", "min-max"
+ROUNDINGS: Mapping[str, str] = {SEARCH: "affine-edge-search-refit/1", MIN_MAX: "affine-edge/1"}
+"""How weights become codes in affine mode, and the rule's name on record, which changes when its bytes would."""
 FIXED_MODES: Mapping[str, tuple[int, int]] = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 """Bits and group size of the modes that have one pair only."""
 MODES = (AFFINE, *FIXED_MODES)
@@ -93,6 +96,7 @@ class Recipe:
         choices: what differs.
         lattices: whether a weight that was trained on a 4-bit grid is packed on that grid, which loses nothing.
         text: of the file that it was read from.
+        rounding: one of `ROUNDINGS`.
     """
 
     name: str
@@ -100,6 +104,7 @@ class Recipe:
     choices: tuple[Choice, ...] = ()
     lattices: bool = False
     text: str | None = None
+    rounding: str = SEARCH
 
     def choose(self, module: str, role: Role) -> Quantization | None:
         """The packing of one module, protection included."""
@@ -125,7 +130,7 @@ class ListedRecipe(Recipe):
     @classmethod
     def of(cls, recipe: Recipe, packings: Mapping[str, Quantization]) -> Self:
         """A recipe with its modules listed."""
-        return cls(recipe.name, recipe.default, lattices=recipe.lattices, packings=packings)
+        return cls(recipe.name, recipe.default, lattices=recipe.lattices, rounding=recipe.rounding, packings=packings)
 
     def choose(self, module: str, role: Role) -> Quantization | None:  # noqa: ARG002
         """The packing of one module, as listed."""
@@ -134,7 +139,7 @@ class ListedRecipe(Recipe):
 
 def listing(recipe: Recipe, packings: Mapping[str, Quantization], left: Iterable[str]) -> str:
     """A recipe file that packs the same modules in the same way; `left` are those that are not packed."""
-    head = [f'name = "{recipe.name}"', f"grid = {str(recipe.lattices).lower()}"]
+    head = [f'name = "{recipe.name}"', f"grid = {str(recipe.lattices).lower()}", f'rounding = "{recipe.rounding}"']
     default = [] if recipe.default is None else ["[default]", *_lines(recipe.default)]
     rules = [["[[rule]]", f'pattern = "{module}"', *_lines(packing)] for module, packing in sorted(packings.items())]
     rules += [["[[rule]]", f'pattern = "{module}"', "quantize = false"] for module in sorted(left)]
@@ -235,7 +240,14 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"not valid TOML: {error}", where=path.name) from None
     validate(document, "recipe", where=path.name)
     choices = tuple(Choice(rule["pattern"], _parse(rule)) for rule in document.get("rule", ()))
-    return Recipe(document["name"], _parse(document.get("default", {})), choices, document.get("grid", False), text)
+    return Recipe(
+        document["name"],
+        _parse(document.get("default", {})),
+        choices,
+        lattices=document.get("grid", False),
+        text=text,
+        rounding=document.get("rounding", SEARCH),
+    )
 
 
 def _parse(entry: Mapping[str, Any]) -> Quantization | None:

@@ -49,8 +49,8 @@ class Fit:
     error: Doubles
 
 
-def affine_fit(groups: Floats, bits: int, storage: np.dtype[Any]) -> Fit:
-    """Scale, bias and codes of each group.
+def min_max_fit(groups: Floats, bits: int, storage: np.dtype[Any]) -> Fit:
+    """Scale and bias from each group's extremes, and the nearest codes.
 
     Args:
         groups: float32 [groups, group_size].
@@ -59,10 +59,19 @@ def affine_fit(groups: Floats, bits: int, storage: np.dtype[Any]) -> Fit:
     """
     levels = 2**bits - 1
     columns = np.ascontiguousarray(groups.T)
+    with np.errstate(all="ignore"):
+        scale, bias = _edge_fit(columns.min(axis=0), columns.max(axis=0), levels)
+        return _encode(columns.astype(np.float64), scale, bias, levels, storage)
+
+
+def affine_fit(groups: Floats, bits: int, storage: np.dtype[Any]) -> Fit:
+    """Scale, bias and codes of each group that the search finds; see `min_max_fit` for the arguments."""
+    levels = 2**bits - 1
+    columns = np.ascontiguousarray(groups.T)
     weights = columns.astype(np.float64)
     low, high = columns.min(axis=0), columns.max(axis=0)
+    best = min_max_fit(groups, bits, storage)
     with np.errstate(all="ignore"):  # a fit that overflows loses; `chunks` refuses a tensor for which none does not
-        best = _encode(weights, *_edge_fit(low, high, levels), levels, storage)
         best = _better(best, _encode(weights, *_search(columns, low, high, best, bits, storage), levels, storage))
         for _ in range(REFITS):
             best = _better(best, _encode(weights, *_least_squares(weights, best.codes), levels, storage))

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,6 +25,7 @@ from .lattice import Tally
 from .manifest import MANIFEST
 from .plan import Shard
 from .source import PLOT, SIDECARS
+from .writeback import WriteBack
 
 JOURNAL = "journal.jsonl"
 Digests = dict[str, str]
@@ -247,16 +248,19 @@ class ShardFile:
         self._tensors = {name: _Tensor(offset, hashlib.sha256()) for name, offset in shard.offsets.items()}
 
     def __enter__(self) -> Self:
-        with disk_errors(self.path):
+        with disk_errors(self.path), ExitStack() as stack:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            stack.callback(os.close, self._file)
+            self._disk = stack.enter_context(WriteBack(self._file))
             os.ftruncate(self._file, self.shard.nbytes)
             self._write(memoryview(self.shard.header), 0)
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        self._open.close()
 
     def put(self, name: str, offset: int, data: memoryview) -> None:
         """Write the next bytes of a tensor, `offset` from its start."""
@@ -264,6 +268,7 @@ class ShardFile:
         tensor.digest.update(data)
         with disk_errors(self.path):
             self._write(data, tensor.offset + offset)
+            self._disk.wrote(len(data))
 
     def _write(self, data: memoryview, offset: int) -> None:
         while data:
@@ -273,7 +278,7 @@ class ShardFile:
     def sync(self) -> Digests:
         """Force the shard to disk; the SHA-256 of every tensor's bytes."""
         with disk_errors(self.path):
-            os.fsync(self._file)
+            self._disk.finish()
         return {name: tensor.digest.hexdigest() for name, tensor in self._tensors.items()}
 
 

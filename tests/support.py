@@ -74,19 +74,29 @@ def _numbers(text: str | None) -> list[str]:
 
 
 def sparse_e2b(folder: Path) -> Path:
-    """A checkpoint with the published E2B-it's header: 10.2 GB of zeros that take no room on the disk.
+    """A checkpoint with the published E2B-it's header: 10.2 GB of zeros that take no room on the disk."""
+    return sparse_checkpoint(folder, "E2B-published", e2b_header())
 
-    Config and processor are the published ones; the tokenizer, and so the ids of its tokens, are the sample's.
+
+def sparse_checkpoint(folder: Path, document: str, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Path:
+    """A checkpoint of true size, all zeros that take no room on the disk.
+
+    Config and processor are published ones; the tokenizer, and so the ids of its tokens, are the sample's.
+
+    Args:
+        folder: to make.
+        document: a file of tests/schemas/documents/config.
+        tensors: dtype, of two bytes, and shape, by name.
     """
     folder.mkdir()
     with (folder / WEIGHTS).open("wb") as stream:
-        header, size = _header(e2b_header())
+        header, size = _header(tensors)
         stream.write(header)
         stream.truncate(len(header) + size)
-    document = json.loads((CONFIGS / "E2B-published.json").read_text())
+    config = read_json(CONFIGS / f"{document}.json")
     sample = read_json(CHECKPOINTS / "e2b" / "config.json")
-    document.update({key: sample[key] for key in document if key.endswith(("token_id", "token_index"))})
-    (folder / "config.json").write_text(json.dumps(document))
+    config.update({key: sample[key] for key in config if key.endswith(("token_id", "token_index"))})
+    (folder / "config.json").write_text(json.dumps(config))
     shutil.copy(TESTS / "schemas/documents/processor_config/published.json", folder / "processor_config.json")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copy(CHECKPOINTS / "e2b" / name, folder)

@@ -10,7 +10,7 @@ from ..document import OutputConfig, output_config
 from ..inventory import take_inventory
 from ..options import DTYPES
 from ..plan import ConversionPlan, build_plan, module_path, wanted_parts
-from ..recipe import AFFINE, ListedRecipe, Quantization, quantization
+from ..recipe import AFFINE, ROUNDINGS, SEARCH, ListedRecipe, Quantization, quantization
 from ..source import Source
 
 Manifest = Mapping[str, Any]
@@ -58,7 +58,9 @@ def _recipe(manifest: Manifest) -> ListedRecipe:
         for name, entry in manifest["tensors"].items()
         if entry["quantization"] is not None and entry["quantization"]["part"] == "weight"
     }
-    return ListedRecipe(options["recipe"], default, packings=packings)
+    rules = {rule: rounding for rounding, rule in ROUNDINGS.items()}
+    rounding = rules.get(manifest["generator"]["rule"], SEARCH)
+    return ListedRecipe(options["recipe"], default, packings=packings, rounding=rounding)
 
 
 def _lattices(manifest: Manifest) -> dict[str, str]:

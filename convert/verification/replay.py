@@ -19,11 +19,11 @@ from ..chunks import Chunk, Piece, convert, cut, read
 from ..families.names import canonical
 from ..inventory import Match, take_inventory
 from ..lattice import Tally
-from ..manifest import MANIFEST, RULE, recorded_tallies
+from ..manifest import MANIFEST, recorded_tallies
 from ..pipeline import DEFAULT_WORKERS
 from ..plan import FLOATS, PART_OF, OutputTensor, Step, module_path, packed_outputs, wanted_parts
 from ..quantize import STORAGE, Floats, Packed
-from ..recipe import Quantization
+from ..recipe import ROUNDINGS, Quantization
 from ..source import Source
 from .checking import Notes
 from .deviation import decode, deviation, squares
@@ -81,7 +81,7 @@ class Expected:
 def _expected(source: Source, subject: Subject) -> Expected:
     derived = subject.derived
     if derived is not None and subject.manifest is not None:
-        exact = subject.manifest["generator"]["rule"] == RULE
+        exact = subject.manifest["generator"]["rule"] in ROUNDINGS.values()
         names = tuple(out.name for out in derived.plan.outputs)
         return Expected(derived.plan.steps, names, exact, recorded_tallies(subject.manifest) if exact else {})
     layout = subject.layout

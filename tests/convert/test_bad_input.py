@@ -256,6 +256,8 @@ CALLS: dict[str, tuple[list[str], str]] = {
     "unknown recipe": (["SOURCE", "out", "--recipe", "best"], "--recipe: there is no recipe 'best'"),
     "unknown dtype": (["SOURCE", "out", "--dtype", "int8"], "--dtype: 'int8' is not a dtype"),
     "unknown modality": (["SOURCE", "out", "--modalities", "smell"], "--modalities: 'smell' is not a modality"),
+    "rounding for nothing": (["SOURCE", "out", "--no-quantize", "--rounding", "min-max"], "--no-quantize: it leaves nothing to --bits"),
+    "no such rounding": (["SOURCE", "out", "--rounding", "up"], "--rounding: 'up' is not a rule; choose of search, min-max"),
     "bits for nothing": (["SOURCE", "out", "--no-quantize", "--bits", "4"], "--no-quantize: it leaves nothing to --bits"),
     "too little memory": (["SOURCE", "out", "--max-memory", "50MB"], "--max-memory: 50,000,000 bytes are too few"),
     "memory that is no size": (["SOURCE", "out", "--max-memory", "lots"], "--max-memory: 'lots' is not a size"),

@@ -16,11 +16,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from g4convert.convert import Options, hf_to_mlx, pipeline, prepare
+from g4convert.convert import Options, hf_to_mlx, pipeline, prepare, verify
 from g4convert.convert.pipeline import write
 from g4convert.convert.quantize import STORAGE, Packed, dequantize
-from g4convert.convert.recipe import Quantization
+from g4convert.convert.recipe import MIN_MAX, ROUNDINGS, SEARCH, Quantization
 from g4convert.convert.shards import Progress, ShardJob, make_shard
+from g4convert.convert.verification.outcome import Status
 from g4convert.convert.writer import ShardRecord, WorkFolder
 from g4convert.loaders.checkpoint import Checkpoint
 from g4convert.schemas import validate
@@ -364,6 +365,19 @@ def test_a_value_too_large_for_float16_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"norm\.weight holds a value too large for F16; choose --dtype bfloat16"):
         hf_to_mlx(source, tmp_path / "out", options=Options(dtype="float16"))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_rounding_is_recorded_and_verified(converted: Convert, tmp_path: Path) -> None:
+    hf_to_mlx(CHECKPOINTS / "text", tmp_path / "out", options=Options(rounding=MIN_MAX))
+
+    manifest, searched = (read_json(folder / "conversion.json") for folder in (tmp_path / "out", converted("text")))
+    found = verify(tmp_path / "out", source=CHECKPOINTS / "text", steps=("files", "tensors"))
+
+    assert (manifest["generator"]["rule"], searched["generator"]["rule"]) == (ROUNDINGS[MIN_MAX], ROUNDINGS[SEARCH])
+    assert manifest["tensors"].keys() == searched["tensors"].keys()
+    assert manifest["tensors"] != searched["tensors"]
+    assert found.status is Status.PASS
+    assert "--rounding min-max" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("mode", ["mxfp4", "mxfp8", "nvfp4"])

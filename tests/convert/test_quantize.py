@@ -11,7 +11,7 @@ import pytest
 from g4convert.convert import kernels
 from g4convert.convert import quantize as rule
 from g4convert.convert.quantize import Packed, dequantize, pack, quantize, unpack
-from g4convert.convert.recipe import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, Quantization
+from g4convert.convert.recipe import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, MIN_MAX, ROUNDINGS, SEARCH, Quantization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -109,25 +109,38 @@ def test_mlx_reads_what_we_meant(spec: Quantization) -> None:
     np.testing.assert_array_equal(read_by_mlx(packed, spec), dequantize(packed, spec))
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("spec", AFFINE_SPECS, ids=name)
-def test_no_group_is_worse_than_mlx(spec: Quantization, kind: str) -> None:
+def test_no_group_is_worse_than_mlx(spec: Quantization, kind: str, rounding: str) -> None:
     values = weights(kind)
     theirs = quantized_by_mlx(values, spec)
 
-    ours = dequantize(quantize(values, spec, "BF16"), spec)
+    ours = dequantize(quantize(values, spec, "BF16", rounding), spec)
 
     our_errors, their_errors = (squared_errors(decoded, values, spec.group_size) for decoded in (ours, theirs))
     assert (our_errors <= their_errors).all()
-    if kind in USUAL:
+    if kind in USUAL and rounding == SEARCH:
         assert our_errors.sum() < (1 - GAINS[spec.bits]) * their_errors.sum()
 
 
-def quantize_plainly(values: Floats, spec: Quantization, storage: str) -> Packed:
+@pytest.mark.parametrize("spec", AFFINE_SPECS, ids=name)
+def test_a_search_is_never_worse_than_none(spec: Quantization) -> None:
+    values = weights("heavy-tailed")
+
+    searched, plain = (dequantize(quantize(values, spec, "BF16", rounding), spec) for rounding in (SEARCH, MIN_MAX))
+
+    errors, plain_errors = (squared_errors(decoded, values, spec.group_size) for decoded in (searched, plain))
+    assert (errors <= plain_errors * (1 + 1e-6)).all()
+    assert errors.sum() < plain_errors.sum()
+
+
+def quantize_plainly(values: Floats, spec: Quantization, storage: str, rounding: str = SEARCH) -> Packed:
     """The numpy formulation, whether numba is installed or not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rule, "affine_kernel", None)
-        return quantize(values, spec, storage)
+        patch.setattr(rule, "min_max_kernel", None)
+        return quantize(values, spec, storage, rounding)
 
 
 needs_numba = pytest.mark.skipif(kernels.affine_kernel is None, reason="numba, the extra `fast`, is not installed")
@@ -140,7 +153,8 @@ needs_numba = pytest.mark.skipif(kernels.affine_kernel is None, reason="numba, t
 def test_numba_and_numpy_give_the_same_bytes(spec: Quantization, kind: str, storage: str) -> None:
     values = weights(kind, rows=9)  # not a multiple of the lanes
 
-    assert_same(quantize(values, spec, storage), quantize_plainly(values, spec, storage))
+    for rounding in ROUNDINGS:
+        assert_same(quantize(values, spec, storage, rounding), quantize_plainly(values, spec, storage, rounding))
 
 
 @needs_numba
@@ -158,7 +172,8 @@ def test_numba_and_numpy_agree_on_any_bits(
     finite = np.where(patterns & 0x7F80 == 0x7F80, patterns & 0x807F, patterns) & exponents
     values = finite.astype(np.uint16).view(ml_dtypes.bfloat16).astype(np.float32)
 
-    assert_same(quantize(values, spec, storage), quantize_plainly(values, spec, storage))
+    for rounding in ROUNDINGS:
+        assert_same(quantize(values, spec, storage, rounding), quantize_plainly(values, spec, storage, rounding))
 
 
 def assert_same(one: Packed, other: Packed) -> None:
@@ -205,20 +220,21 @@ def test_any_values_survive(values: Floats, bits: int, storage: str) -> None:
     assert_same(packed, quantize_plainly(values, spec, storage))
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("plain", [False, True], ids=["as installed", "numpy"])
-def test_golden_digest(plain: bool) -> None:
-    """The bytes are part of the rule: where they change, so does `manifest.RULE`."""
+def test_golden_digest(plain: bool, rounding: str) -> None:
+    """The bytes are part of the rule: where they change, so does its name in `ROUNDINGS`."""
     steps = (np.arange(4096, dtype=np.uint32) * np.uint32(2654435761) >> np.uint32(16)).astype(np.float32) / 2**15 - 1
     values = bf16(steps * steps * steps).reshape(8, 512)
     digest = hashlib.sha256()
 
     for spec in AFFINE_SPECS:
         for storage in STORAGE:
-            packed = (quantize_plainly if plain else quantize)(values, spec, storage)
+            packed = (quantize_plainly if plain else quantize)(values, spec, storage, rounding)
             for part in (packed.weight, packed.scales, packed.biases):
                 digest.update(part.tobytes() if part is not None else b"")
 
-    assert digest.hexdigest() == GOLDEN_DIGEST
+    assert digest.hexdigest() == GOLDEN_DIGESTS[rounding]
 
 
 @pytest.mark.parametrize("spec", ALL_SPECS, ids=name)
@@ -281,7 +297,10 @@ def test_packing_is_a_bit_stream(data: st.DataObject, bits: int) -> None:
     np.testing.assert_array_equal(unpack(packed, bits), codes)
 
 
-GOLDEN_DIGEST = "0fa2b4825898721b4e342f28e1ee7977b50bf26fdcab84926b5b8490bc2240c4"
+GOLDEN_DIGESTS = {
+    SEARCH: "0fa2b4825898721b4e342f28e1ee7977b50bf26fdcab84926b5b8490bc2240c4",
+    MIN_MAX: "065a32354a9b71b56dc7c4d80f964f23c1dcaeb3f1f48e87397689afde6ee413",
+}
 GOLDEN = bytes.fromhex("10325476 98badcfe 10325476 98badcfe")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,14 @@ from g4convert.convert.recipe import (
     AFFINE_BITS,
     BUILT_IN,
     FIXED_MODES,
+    MIN_MAX,
     NO_QUANTIZATION,
+    ListedRecipe,
     Quantization,
+    listing,
     load_recipe,
     quantization,
+    read_recipe,
 )
 from g4convert.schemas.errors import ConfigError, UsageError
 
@@ -63,6 +68,29 @@ def test_balanced_spares_what_is_small_and_sensitive() -> None:
     assert recipe.choose(TEXT + "per_layer_model_projection", Role.LINEAR) is None
     assert recipe.choose("embed_vision.embedding_projection", Role.LINEAR) is None
     assert recipe.choose("embed_audio.embedding_projection", Role.LINEAR) is None
+
+
+def test_a_file_may_choose_the_rounding(tmp_path: Path) -> None:
+    path = tmp_path / "fast.toml"
+    path.write_text('name = "fast"\nrounding = "min-max"\n')
+
+    assert read_recipe(path).rounding == MIN_MAX
+
+
+def test_a_listed_recipe_is_what_it_was_made_from(tmp_path: Path) -> None:
+    recipe = replace(load_recipe("uniform"), rounding=MIN_MAX)
+    path = tmp_path / "listed.toml"
+    path.write_text(listing(recipe, {"a": Quantization(3, 32)}, ["b"]))
+
+    found = read_recipe(path)
+
+    assert found.rounding == MIN_MAX
+    assert ListedRecipe.of(recipe, {}).rounding == MIN_MAX
+    assert [found.choose(module, Role.LINEAR) for module in "abc"] == [
+        Quantization(3, 32),
+        None,
+        Quantization(4, 64),
+    ]
 
 
 @pytest.mark.parametrize(

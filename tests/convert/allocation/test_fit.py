@@ -202,6 +202,7 @@ def test_a_rounded_module_is_what_a_conversion_holds(converted: Callable[..., Pa
         (["--target-size", "1MB"], "need each other"),
         (["--recipe", "small", "--target-size", "1MB", "--bits", "4"], "leave out --bits"),
         (["--recipe", "small", "--target-size", "much"], "not a size"),
+        (["--recipe", "small", "--target-size", "1MB", "--rounding", "min-max"], "leave out --rounding"),
         (["--no-quantize", "--target-size", "1MB"], "leaves nothing to"),
     ],
 )
