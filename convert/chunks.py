@@ -85,6 +85,22 @@ def _decode(info: EncodedTensor, first: int, count: int, length: int, files: Fil
     return decode_rows(info, first * several, count * several, files).reshape(count, length)
 
 
+def arranged(chunk: Chunk, stored: Array) -> Array:
+    """Rows as they are read, in the order that the output has: unsigned integers [rows, row_length]."""
+    step = chunk.step
+    if not isinstance(step.transform, Transpose):
+        return stored
+    inner = step.source.shape[1:]
+    moved: Array = stored.reshape(-1, *inner).transpose(0, *step.transform.axes)
+    return moved.reshape(len(stored), -1)
+
+
+def floats(stored: Array, dtype: str) -> NDArray[np.float32]:
+    """Rows as they are read, as the numbers that they are."""
+    values: NDArray[np.float32] = stored.view(STORAGE[dtype]).astype(np.float32)
+    return values
+
+
 def convert(chunk: Chunk, stored: Array) -> list[Piece]:
     """The chunk's bytes of every output tensor.
 
@@ -93,13 +109,12 @@ def convert(chunk: Chunk, stored: Array) -> list[Piece]:
     """
     step = chunk.step
     _check_source(stored, step)
-    if isinstance(step.transform, Transpose):
-        stored = _transpose(stored, step.transform, step)
+    stored = arranged(chunk, stored)
     if step.quantization is None:
         (out,) = step.outputs
         return [_piece(out.name, chunk, _cast(stored, step.source.dtype, out.dtype, step))]
     storage = "BF16" if len(step.outputs) == 2 else step.outputs[1].dtype
-    packed, tally = _pack(_floats(stored, step.source.dtype), step, step.quantization, storage)
+    packed, tally = _pack(floats(stored, step.source.dtype), step, step.quantization, storage)
     arrays: list[Array | None] = [packed.weight, packed.scales, packed.biases]
     for array in arrays[1:]:
         if array is not None and array.dtype in STORAGE.values():
@@ -137,17 +152,6 @@ def _check_range(stored: Array, dtype: str, step: Step) -> None:
 
 def _is_finite(stored: Array, dtype: str) -> bool:
     return not no_numbers(stored, EXPONENT_BITS[dtype]).any()
-
-
-def _transpose(stored: Array, transform: Transpose, step: Step) -> Array:
-    inner = step.source.shape[1:]
-    moved: Array = stored.reshape(-1, *inner).transpose(0, *transform.axes)
-    return moved.reshape(len(stored), -1)
-
-
-def _floats(stored: Array, dtype: str) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = stored.view(STORAGE[dtype]).astype(np.float32)
-    return values
 
 
 def _cast(stored: Array, source: str, target: str, step: Step) -> Array:

@@ -15,7 +15,7 @@ from ..loaders.config import ModelConfig
 from ..schemas.errors import TensorShapeError
 from .families.rules import Half, Role, Shape, Transform, Transpose
 from .inventory import Drop, Inventory, Match
-from .recipe import AFFINE, AFFINE_GROUPS, SEARCH, Quantization, Recipe, lattice_packing
+from .recipe import AFFINE, AFFINE_GROUPS, SEARCH, Quantization, Recipe, lattice_packing, warn_of_idle_rules
 
 FLOATS = ("BF16", "F16", "F32")
 # Pictures and clips share the vision tower.
@@ -206,6 +206,8 @@ def build_plan(
     Raises:
         TensorShapeError: a source tensor is not of a floating dtype.
     """
+    targets = [match.target for match in inventory.matches]
+    warn_of_idle_rules(recipe, [module_path(target.name) for target in targets if target.role.quantizable])
     steps, unquantized = [], {}
     for match in inventory.matches:
         _check_dtype(match.source)

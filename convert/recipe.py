@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +23,8 @@ ROUNDINGS: Mapping[str, str] = {SEARCH: "affine-edge-search-refit/1", MIN_MAX: "
 FIXED_MODES: Mapping[str, tuple[int, int]] = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 """Bits and group size of the modes that have one pair only."""
 MODES = (AFFINE, *FIXED_MODES)
+# Of the rules that a warning is about.
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,20 @@ class Recipe:
         return _protect(role, self._wanted(module, self.default))
 
     def _wanted(self, module: str, default: Quantization) -> Quantization | None:
-        choice = next((choice for choice in self.choices if fnmatchcase(module, choice.pattern)), None)
+        choice = self._deciding(module)
         if choice is None:
             return default
         if choice.at_least and choice.quantization is not None and default.covers(choice.quantization):
             return default
         return choice.quantization
+
+    def _deciding(self, module: str) -> Choice | None:
+        return next((choice for choice in self.choices if fnmatchcase(module, choice.pattern)), None)
+
+    def idle(self, modules: Iterable[str]) -> list[str]:
+        """The patterns that decide about none of these modules: nothing has such a name, or an earlier one counts."""
+        deciding = set(map(self._deciding, modules))
+        return [choice.pattern for choice in self.choices if choice not in deciding]
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,20 @@ class ListedRecipe(Recipe):
     def choose(self, module: str, role: Role) -> Quantization | None:  # noqa: ARG002
         """The packing of one module, as listed."""
         return self.packings.get(module)
+
+
+def warn_of_idle_rules(recipe: Recipe, modules: Collection[str]) -> None:
+    """Name the rules of a file that change nothing: a slip of the pen, or meant for another model.
+
+    Args:
+        recipe: built-in ones are for all models, and nothing is said of them.
+        modules: all that can be quantized.
+    """
+    idle = [] if recipe.text is None or recipe.default is None else recipe.idle(modules)
+    if idle:
+        named = ", ".join(repr(pattern) for pattern in idle[:MOST_NAMED]) + (", ..." if idle[MOST_NAMED:] else "")
+        rules = "1 rule decides" if len(idle) == 1 else f"{len(idle)} rules decide"
+        warnings.warn(f"recipe {recipe.name}: {rules} about no module of this model: {named}", stacklevel=2)
 
 
 def listing(recipe: Recipe, packings: Mapping[str, Quantization], left: Iterable[str]) -> str:

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..loaders.checkpoint import CONFIG_FILE, INDEX_FILE, PICKLES, Checkpoint, TensorInfo, read_config, within
 from ..loaders.config import ModelConfig
-from ..loaders.consistency import check_processor, check_token_ids
+from ..loaders.consistency import GENERATION_CONFIG, check_generation, check_processor
+from ..loaders.template import TEMPLATE_FILE, TOKENIZER_CONFIG, check_template
+from ..loaders.tokenizer import TOKENIZER_FILE, open_tokenizer
 from ..model_cards.upstream import Upstream
 from ..schemas import read_json, validate
 from ..schemas.errors import ConfigError, SourceNotFoundError, UsageError
+from ..schemas.files import read_whole
 from .decoding import check_stated_shapes, open_files
 from .encodings import group_tensors
 from .schemes import Scheme, already_quantized, read_scheme
+from .stamps import Stamps, take_stamps
 
 PROCESSOR = "processor_config.json"
-TOKENIZER = "tokenizer.json"
 
 # What a sidecar has to look like, and which are programs for the sandbox.
 SCHEMAS = {
     PROCESSOR: "processor_config",
-    "generation_config.json": "generation_config",
-    "tokenizer_config.json": "tokenizer_config",
+    GENERATION_CONFIG: "generation_config",
+    TOKENIZER_CONFIG: "tokenizer_config",
 }
-TEMPLATES = {"chat_template.jinja"}
+TEMPLATES = {TEMPLATE_FILE}
 
 # What a checkpoint may hold beside its weights; everything else stays behind, `*.py` above all.
 SIDECARS = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*")
 CARD, PLOT = "README.md", "verification.svg"
+# Bytes of a model card, more than anybody writes.
+LARGEST_CARD = 10_000_000
 NOT_SIDECARS = frozenset({CONFIG_FILE, INDEX_FILE, CARD, "conversion.json"})
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -51,6 +56,7 @@ class Source:
         card: the model card, on whose place ours comes.
         repo_id: its name on the Hub, if it came from there.
         commit: the commit on the Hub.
+        stamps: of every file of the folder, from before any was read.
     """
 
     checkpoint: Checkpoint
@@ -60,6 +66,7 @@ class Source:
     card: Upstream = field(default_factory=Upstream)
     repo_id: str | None = None
     commit: str | None = None
+    stamps: Stamps = field(default_factory=dict, repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -87,17 +94,48 @@ def open_source(source: str | Path, revision: str | None = None) -> Source:
         ConfigError: a JSON file breaks its schema or contradicts another.
         CheckpointError: the weights' files are damaged.
     """
-    folder = Path(os.path.expanduser(source))  # noqa: PTH111  # Path.expanduser() fails on ~nobody
+    located = locate(source, revision, check=_check_small_files)
+    return _open_folder(located.folder, located.repo_id, located.commit)
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a checkpoint lies on this machine.
+
+    Attributes:
+        folder: its own, absolute.
+        repo_id: its name on the Hub, if it came from there.
+        commit: the commit on the Hub.
+    """
+
+    folder: Path
+    repo_id: str | None = None
+    commit: str | None = None
+
+
+def locate(source: str | Path, revision: str | None = None, *, check: Callable[[Path], object]) -> Located:
+    """Find a checkpoint, and download it if need be.
+
+    Args:
+        source: a folder, `org/name`, or `org/name@revision`.
+        revision: a branch, tag or commit on the Hub.
+        check: called with a folder that holds the small files, before weights are downloaded; may raise.
+
+    Raises:
+        SourceNotFoundError: there is no such folder or repository.
+    """
+    # Absolute, for shards may be made by processes that run elsewhere.
+    folder = Path(os.path.expanduser(source)).absolute()  # noqa: PTH111  # Path.expanduser() fails on ~nobody
     if folder.is_dir():
         if revision is not None:
             raise UsageError("a folder has no revisions", where="--revision", fix="leave the option out")
-        return _open_folder(folder, *_hub_origin(folder))
+        return Located(folder, *_hub_origin(folder))
     if folder.exists():
         raise UsageError("the source is a file", where=source, fix="give the checkpoint's folder")
     match = HUB_ID.fullmatch(str(source))
     if match is None:
         raise SourceNotFoundError("there is no such folder", where=source, fix="check the path")
-    return _open_hub(match["id"], revision or match["revision"])
+    return _download(match["id"], revision or match["revision"], check)
 
 
 def _hub_origin(folder: Path) -> tuple[str | None, str | None]:
@@ -109,7 +147,7 @@ def _hub_origin(folder: Path) -> tuple[str | None, str | None]:
     return f"{match['owner']}/{match['name']}", real.name
 
 
-def _open_hub(repo_id: str, revision: str | None) -> Source:
+def _download(repo_id: str, revision: str | None, check: Callable[[Path], object]) -> Located:
     """Small files first, so that a wrong model is refused before its weights are downloaded."""
     from httpx2 import HTTPError  # slow to import
     from huggingface_hub import HfApi, snapshot_download
@@ -117,7 +155,7 @@ def _open_hub(repo_id: str, revision: str | None) -> Source:
     try:
         commit = HfApi().model_info(repo_id, revision=revision).sha
         folder = Path(snapshot_download(repo_id, revision=commit, allow_patterns=list(SIDECARS)))
-        read_scheme(read_config(folder)[0])
+        check(folder)
         snapshot_download(repo_id, revision=commit, allow_patterns=["*.safetensors"])
     except (HTTPError, OSError, ValueError) as error:  # ValueError: what the client takes for no repository name
         raise SourceNotFoundError(
@@ -125,19 +163,26 @@ def _open_hub(repo_id: str, revision: str | None) -> Source:
             where=repo_id,
             fix="check the name, the network, and your access",
         ) from None
-    return _open_folder(folder, repo_id, commit)
+    return Located(folder, repo_id, commit)
 
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
 
 
+def _check_small_files(folder: Path) -> None:
+    document, config = read_config(folder)
+    read_scheme(document)
+    check_sidecars(config, document, find_sidecars(folder))
+
+
 def _open_folder(folder: Path, repo_id: str | None, commit: str | None) -> Source:
+    stamps = take_stamps(path for path in folder.iterdir() if path.is_file())
     document, config = read_config(folder)
     checkpoint = open_weights(folder, read_scheme(document))
     sidecars = find_sidecars(folder)
     check_sidecars(config, document, sidecars)
-    return Source(checkpoint, document, config, sidecars, read_card(folder), repo_id, commit)
+    return Source(checkpoint, document, config, sidecars, read_card(folder), repo_id, commit, stamps)
 
 
 def find_sidecars(folder: Path) -> dict[str, Path]:
@@ -162,13 +207,17 @@ def read_card(folder: Path) -> Upstream:
     path = folder / CARD
     if not os.path.lexists(path):
         return Upstream()
-    return Upstream.parse(_sidecar(folder, path).read_text(encoding="utf-8", errors="replace"))
+    return Upstream.parse(read_whole(_sidecar(folder, path), LARGEST_CARD).decode("utf-8", errors="replace"))
 
 
 def _sidecar(folder: Path, path: Path) -> Path:
-    if not path.is_file():
+    if not path.name.isprintable():  # a manifest and a card name it
+        raise ConfigError("the file's name cannot be printed", where=path.name, fix="rename it, or remove it")
+    if not within(folder, path).is_file():
         raise ConfigError("not a regular file", where=path.name, fix="download it again, or remove it")
-    return within(folder, path)
+    if not os.access(path, os.R_OK):
+        raise ConfigError("cannot be read: Permission denied", where=path.name, fix="make it readable, or remove it")
+    return path
 
 
 def check_sidecars(config: ModelConfig, document: Mapping[str, Any], sidecars: Mapping[str, Path]) -> None:
@@ -177,15 +226,14 @@ def check_sidecars(config: ModelConfig, document: Mapping[str, Any], sidecars: M
     Raises:
         ConfigError: a file is missing, breaks its schema, or contradicts the config.
     """
-    if TOKENIZER not in sidecars:
-        raise ConfigError("the file is missing, and no runtime works without it", where=TOKENIZER)
-    check_token_ids(document, read_json(sidecars[TOKENIZER]))
-    for name in SCHEMAS.keys() & sidecars.keys():
-        validate(read_json(sidecars[name]), SCHEMAS[name], where=name)
-    for name in TEMPLATES & sidecars.keys():
-        _check_text(sidecars[name])
-    if PROCESSOR in sidecars:
-        check_processor(config, read_json(sidecars[PROCESSOR]))
+    if TOKENIZER_FILE not in sidecars:
+        raise ConfigError("the file is missing, and no runtime works without it", where=TOKENIZER_FILE)
+    open_tokenizer(sidecars[TOKENIZER_FILE], document)
+    documents = {name: _read_sidecar(path) for name, path in sidecars.items() if name in SCHEMAS}
+    check_generation(config, documents.get(GENERATION_CONFIG, {}))
+    check_template(sidecars.get(TEMPLATE_FILE), documents.get(TOKENIZER_CONFIG, {}))
+    if PROCESSOR in documents:
+        check_processor(config, documents[PROCESSOR])
     elif config.vision is not None or config.audio is not None:
         raise ConfigError(
             "the file is missing, and the model's pictures and sounds are prepared by it",
@@ -194,11 +242,10 @@ def check_sidecars(config: ModelConfig, document: Mapping[str, Any], sidecars: M
         )
 
 
-def _check_text(path: Path) -> None:
-    try:
-        path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"not UTF-8: {error.reason} at byte {error.start}", where=path.name) from None
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = read_json(path)
+    validate(document, SCHEMAS[path.name], where=path.name)
+    return document
 
 
 def open_weights(folder: Path, scheme: Scheme | None) -> Checkpoint:

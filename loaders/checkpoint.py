@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..schemas import parse_json, read_json, validate
 from ..schemas.errors import CheckpointError, ConfigError, HeaderError, ShardError, SourceNotFoundError, UnsafeFileError
+from ..schemas.files import open_regular
 from .config import ModelConfig, check_model_type
 
 CONFIG_FILE = "config.json"
@@ -23,8 +24,15 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5")
 
-# The limit of the reference implementation in Rust.
-LARGEST_HEADER = 100_000_000
+# Bytes of a header, a config and an index. The format allows 100 MB to a header, which become gigabytes when they are
+# parsed; the largest of Gemma 4 has 0.4.
+LARGEST_HEADER = 5_000_000
+LARGEST_CONFIG = LARGEST_INDEX = 1_000_000
+DEEPEST = 50
+# Gemma 4's tensors have four at most; the product of a million of them would take minutes.
+MOST_DIMENSIONS = 8
+# Read at once; a multiple of every element's size. Larger blocks leave the cache and gain nothing.
+BLOCK = 1 << 20
 
 DTYPE_BYTES: Mapping[str, int] = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -81,12 +89,10 @@ class Checkpoint:
         """
         if not folder.is_dir():
             raise SourceNotFoundError("there is no such folder", where=folder)
-        index = folder / INDEX_FILE
-        if index.exists():
-            return cls._open_index(folder, _read_weight_map(within(folder, index)))
-        single = folder / SINGLE_FILE
-        if single.exists():
-            return cls(folder, read_header(within(folder, single)), (single,))
+        if (index := find(folder, INDEX_FILE)) is not None:
+            return cls._open_index(folder, _read_weight_map(index))
+        if (single := find(folder, SINGLE_FILE)) is not None:
+            return cls(folder, read_header(single), (single,))
         raise _without_weights(folder)
 
     @classmethod
@@ -97,6 +103,8 @@ class Checkpoint:
             header = read_header(shard)
             if twice := tensors.keys() & header.keys():
                 raise ShardError(f"the tensor {min(twice)} also stands in another shard", where=shard.name)
+            if surplus := header.keys() - weight_map.keys():
+                raise ShardError(f"{min(surplus)} is in {shard.name}, but not in the index", where=INDEX_FILE)
             tensors.update(header)
         _check_index(weight_map, tensors)
         return cls(folder, tensors, shards)
@@ -110,12 +118,28 @@ def read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
         UnsupportedModelError: the architecture is not ours.
         UnsafeFileError: it is a link that leads out of the folder.
     """
-    document = read_json(within(folder, folder / CONFIG_FILE))
+    document = read_json(within(folder, folder / CONFIG_FILE), largest=LARGEST_CONFIG)
     if not isinstance(document, dict):
         raise ConfigError("$: the document is not an object", where=CONFIG_FILE)
+    if is_deep(document):
+        raise ConfigError(f"$: it is nested deeper than {DEEPEST} levels", where=CONFIG_FILE)
     check_model_type(document)
     validate(document, "config", where=CONFIG_FILE)
     return document, ModelConfig.from_dict(document)
+
+
+def is_deep(document: Any) -> bool:
+    """Whether there is something below `DEEPEST` levels, where functions that call themselves come to an end."""
+    level = [document]
+    for _ in range(DEEPEST):
+        level = [child for value in level for child in _children(value)]
+    return bool(level)
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
@@ -126,11 +150,13 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         HeaderError: the header is not what the format allows.
     """
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
             (length,) = struct.unpack("<Q", _exactly(stream.read(8), 8, file))
-            if length > LARGEST_HEADER or length > size - 8:
-                raise HeaderError(f"the header is said to be {length} bytes, the file has {size}", where=file.name)
+            if length > size - 8:
+                raise HeaderError(f"the header is said to be {length:,} bytes, the file has {size:,}", where=file.name)
+            if length > LARGEST_HEADER:
+                raise HeaderError(f"the header has {length:,} bytes, {LARGEST_HEADER:,} at most", where=file.name)
             text = _exactly(stream.read(length), length, file)
     except OSError as error:
         raise ShardError(f"cannot be read: {error.strerror}", where=file.name) from None
@@ -167,6 +193,8 @@ def _tensor_info(name: str, entry: Any, start: int, file: Path) -> TensorInfo:
             numbers = [*shape, begin, end]
         case _:
             raise HeaderError(f"the entry of {name} lacks dtype, shape or data_offsets", where=file.name)
+    if len(shape) > MOST_DIMENSIONS:
+        raise HeaderError(f"{name} has {len(shape):,} dimensions, at most {MOST_DIMENSIONS} are read", where=file.name)
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
         raise HeaderError(f"{name} has a shape or offset that is not a natural number", where=file.name)
     if dtype not in DTYPE_BYTES:
@@ -176,6 +204,9 @@ def _tensor_info(name: str, entry: Any, start: int, file: Path) -> TensorInfo:
         raise HeaderError(
             f"{name} is {dtype} {shape}, {nbytes} bytes, but its offsets span {end - begin}", where=file.name
         )
+    # Others multiply in 64 bits from the left, and may come to a zero too late.
+    if math.prod(filter(None, shape)) * DTYPE_BYTES[dtype] >= 1 << 63:
+        raise HeaderError(f"{name} is {dtype} {shape}, which no file holds", where=file.name)
     return TensorInfo(name, dtype, tuple(shape), file, start + begin, nbytes)
 
 
@@ -198,7 +229,7 @@ def _check_offsets(infos: Iterable[TensorInfo], start: int, size: int, file: Pat
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    document = read_json(index)
+    document = read_json(index, largest=LARGEST_INDEX)
     weight_map = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ShardError("weight_map is not a map from tensor names to files", where=index.name)
@@ -211,10 +242,20 @@ def _shard_path(folder: Path, name: str) -> Path:
     """A shard beside its index."""
     if Path(name).name != name or not name.endswith(".safetensors"):
         raise UnsafeFileError(f"weight_map names {name!r}, which is not a safetensors file here", where=INDEX_FILE)
-    path = folder / name
-    if not path.exists():
+    path = find(folder, name)
+    if path is None:
         raise ShardError("the shard is missing", where=name, fix="download it again")
-    return within(folder, path)
+    return path
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """A file of the checkpoint; None where there is none. A link that leads nowhere is a file that cannot be read.
+
+    Raises:
+        UnsafeFileError: it is a link that leads out of the checkpoint.
+    """
+    path = folder / name
+    return within(folder, path) if os.path.lexists(path) else None
 
 
 def within(folder: Path, path: Path) -> Path:
@@ -242,9 +283,6 @@ def _check_index(weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo
             raise ShardError(f"the index promises {name}, which is not there", where=shard)
         if tensors[name].file.name != shard:
             raise ShardError(f"{name} is in {tensors[name].file.name}, the index says {shard}", where=INDEX_FILE)
-    if surplus := tensors.keys() - weight_map.keys():
-        name = min(surplus)
-        raise ShardError(f"{name} is in {tensors[name].file.name}, but not in the index", where=INDEX_FILE)
 
 
 def _without_weights(folder: Path) -> CheckpointError:
@@ -258,6 +296,21 @@ def _without_weights(folder: Path) -> CheckpointError:
     return ShardError(
         f"neither {SINGLE_FILE} nor {INDEX_FILE} is in the folder", where=folder.name, fix="give the model's own folder"
     )
+
+
+def blocks(info: TensorInfo, descriptor: int) -> Iterator[bytes]:
+    """The bytes of a tensor, in blocks of whole elements.
+
+    Args:
+        info: the tensor.
+        descriptor: of its open file.
+
+    Raises:
+        ShardError: as `pread_exactly`.
+    """
+    for start in range(0, info.nbytes, BLOCK):
+        count = min(BLOCK, info.nbytes - start)
+        yield pread_exactly(descriptor, count, info.offset + start, info.file.name)
 
 
 def pread_exactly(descriptor: int, count: int, offset: int, where: str) -> bytes:

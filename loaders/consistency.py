@@ -5,13 +5,14 @@ Everything here is a function of parsed documents that their schemas have passed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..schemas.errors import ConfigError
 from .config import UNIFIED, AudioConfig, ModelConfig, UnifiedAudioConfig, token_ids
 
 CONFIG, TOKENIZER, PROCESSOR = "config.json", "tokenizer.json", "processor_config.json"
+GENERATION_CONFIG = "generation_config.json"
 
 # The strings that Gemma 4 gives to the ids of its config, and the section without which an id is of no use.
 TOKENS: Mapping[str, tuple[str, str | None]] = {
@@ -86,6 +87,30 @@ def _check_rows(config: Json, vocabulary: Mapping[str, int]) -> None:
     string, last = max(vocabulary.items(), key=lambda entry: entry[1])
     if last >= rows:
         raise ConfigError(f"vocab_size is {rows}, and {TOKENIZER} has {string!r} with the id {last}", where=CONFIG)
+
+
+def check_generation(config: ModelConfig, generation: Json) -> None:
+    """Check the token ids of a generation config.
+
+    Args:
+        config: the model's config.
+        generation: the parsed `generation_config.json`.
+
+    Raises:
+        ConfigError: the model has no such token.
+    """
+    for key in ("bos_token_id", "pad_token_id", "eos_token_id", "suppress_tokens"):
+        check_rows(token_ids(generation.get(key)), config.text.vocab_size, f"{GENERATION_CONFIG}: $.{key}")
+
+
+def check_rows(ids: Iterable[int], rows: int, where: str) -> None:
+    """Reading behind the last row of a table is no error in mlx, and gives whatever lies there.
+
+    Raises:
+        ConfigError: an id has no row; `where` says who names it.
+    """
+    if strays := [token for token in ids if token >= rows]:
+        raise ConfigError(f"names the token {strays[0]}, the model has {rows}", where=where)
 
 
 def _vocabulary(tokenizer: Any) -> tuple[dict[str, int], set[int]]:

@@ -104,7 +104,7 @@ def read_messages(file: Path) -> list[Message]:
     Raises:
         ConfigError: the file is missing or is something else.
     """
-    document = read_json(file)
+    document = read_json(file, largest=None)
     nested = isinstance(document, dict) and "messages" in document
     messages: list[Message] = document["messages"] if nested else document
     _check(messages, where=file.name, at="$.messages" if nested else "$")

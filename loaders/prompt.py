@@ -14,15 +14,14 @@ from tokenizers import Tokenizer
 
 from ..schemas import read_json, validate
 from ..schemas.errors import ConfigError, MediaError, UsageError
+from .checkpoint import CONFIG_FILE, find, within
 from .config import ModelConfig, token_ids
-from .consistency import PROCESSOR, TOKENS, check_processor
+from .consistency import GENERATION_CONFIG, PROCESSOR, TOKENS, check_generation, check_processor, check_rows
 from .media import Audio, Image, Kind, MediaOptions, MediaSettings, Medium, Video, read_medium
 from .messages import Attachment, Conversation, Message, conversation, question
 from .placeholders import Marks, expand, expansion
-from .template import TEMPLATE_FILE, render
-
-TOKENIZER_FILE = "tokenizer.json"
-TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
+from .template import TEMPLATE_FILE, TOKENIZER_CONFIG, find_template, render, special_tokens
+from .tokenizer import TOKENIZER_FILE, open_tokenizer
 
 # The ids in `config.json` of what frames a medium and stands for it.
 MARKS: Mapping[Kind, tuple[str, str, str]] = {
@@ -75,26 +74,35 @@ class PromptFormat:
     top_p: float | None = None
 
     @classmethod
-    def open(cls, folder: Path, config: ModelConfig) -> PromptFormat:
+    def open(cls, folder: Path, config: ModelConfig, *, strict: bool = True) -> PromptFormat:
         """Read the tokenizer, the template, the generation config and the processor config of a checkpoint.
+
+        Args:
+            folder: of the checkpoint.
+            config: what its `config.json` says.
+            strict: whether the tokenizer and the processor must agree with the config, see `consistency`.
 
         Raises:
             ConfigError: one of the files is missing, cannot be read, or names a token that the model lacks.
+            UnsafeFileError: one of them is a link that leads out of the checkpoint.
         """
-        tokenizer_config = _read_optional(folder / TOKENIZER_CONFIG, "tokenizer_config")
-        generation = _read_optional(folder / GENERATION_CONFIG, "generation_config")
-        tokenizer = _read_tokenizer(folder / TOKENIZER_FILE)
-        suppressed = token_ids(generation.get("suppress_tokens"))
-        _check_rows(suppressed, config.text.vocab_size, GENERATION_CONFIG)
+        document = read_json(within(folder, folder / CONFIG_FILE))
+        tokenizer_config = _read_optional(folder, TOKENIZER_CONFIG, "tokenizer_config")
+        generation = _read_optional(folder, GENERATION_CONFIG, "generation_config")
+        processor = _read_optional(folder, PROCESSOR, "processor_config")
+        tokenizer = open_tokenizer(_tokenizer_file(folder), document if strict else None)
+        if strict and processor:
+            check_processor(config, processor)
+        check_generation(config, generation)
         return cls(
             config=config,
             tokenizer=tokenizer,
-            template=_read_template(folder / TEMPLATE_FILE, tokenizer_config),
-            special_tokens=_special_tokens(tokenizer_config),
-            stop_ids=_stop_ids(read_json(folder / "config.json"), generation),
-            suppressed_ids=suppressed,
+            template=find_template(find(folder, TEMPLATE_FILE), tokenizer_config),
+            special_tokens=special_tokens(tokenizer_config),
+            stop_ids=find_stop_ids(document, generation),
+            suppressed_ids=token_ids(generation.get("suppress_tokens")),
             marks=_marks(config, tokenizer),
-            processor=_read_optional(folder / PROCESSOR, "processor_config"),
+            processor=processor,
             top_k=generation.get("top_k"),
             top_p=generation.get("top_p"),
         )
@@ -144,9 +152,12 @@ class PromptFormat:
         Raises:
             ConfigError: the tokenizer gives an id that the model lacks.
         """
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises nothing narrower
+            raise ConfigError(f"the tokenizer fails: {error}", where=TOKENIZER_FILE) from None
         bos_id = self.config.text.bos_token_id
-        _check_rows([*ids, bos_id], self.config.text.vocab_size, TOKENIZER_FILE)
+        check_rows([*ids, bos_id], self.config.text.vocab_size, TOKENIZER_FILE)
         while ids and ids[0] == bos_id:
             ids = ids[1:]
         return [bos_id, *ids]
@@ -160,7 +171,8 @@ class PromptFormat:
             variables: what else the template may ask for, such as `enable_thinking`.
 
         Raises:
-            ConfigError: there is no template, or it fails.
+            ConfigError: there is no template, or it fails, or it takes too much.
+            UsageError: a message or a variable holds what JSON cannot.
         """
         if self.template is None:
             raise ConfigError("there is no chat template", where=TEMPLATE_FILE)
@@ -204,52 +216,27 @@ class PromptFormat:
         return expand(text, self.marks, texts)
 
 
-def _read_optional(file: Path, schema: str) -> dict[str, Any]:
+def _read_optional(folder: Path, name: str, schema: str) -> dict[str, Any]:
     """A JSON object, or an empty one where the file is missing.
 
     Raises:
         ConfigError: the file is not JSON, or breaks its schema.
+        UnsafeFileError: it is a link that leads out of the checkpoint.
     """
-    if not file.exists():
+    if (file := find(folder, name)) is None:
         return {}
     document: dict[str, Any] = read_json(file)
-    validate(document, schema, where=file.name)
+    validate(document, schema, where=name)
     return document
 
 
-def _read_tokenizer(file: Path) -> Tokenizer:
-    if not file.exists():
-        raise ConfigError("the file is missing", where=file.name, fix="copy it from the source checkpoint")
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        raise ConfigError(f"not a tokenizer: {error}", where=file.name) from None
+def _tokenizer_file(folder: Path) -> Path:
+    if (file := find(folder, TOKENIZER_FILE)) is None:
+        raise ConfigError("the file is missing", where=TOKENIZER_FILE, fix="copy it from the source checkpoint")
+    return file
 
 
-def _read_template(file: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
-    """The file decides; older checkpoints keep the template, or several by name, in the tokenizer's config."""
-    try:
-        if file.exists():
-            return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=file.name) from None
-    saved = tokenizer_config.get("chat_template")
-    if isinstance(saved, list):
-        named = {entry.get("name"): entry.get("template") for entry in saved if isinstance(entry, dict)}
-        saved = named.get("default")
-    if not isinstance(saved, str | None):
-        raise ConfigError("chat_template is neither text nor a list of templates", where=TOKENIZER_CONFIG)
-    return saved
-
-
-def _special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token` and its like; some savers write each as an object with `content`."""
-    tokens = {name: value for name, value in tokenizer_config.items() if name.endswith("_token")}
-    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in tokens.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
-
-
-def _stop_ids(config: Mapping[str, Any], generation: Mapping[str, Any]) -> frozenset[int]:
+def find_stop_ids(config: Mapping[str, Any], generation: Mapping[str, Any]) -> frozenset[int]:
     """The union of the three places: runtimes that use one of them alone run on, or stop too late."""
     places = (config, config.get("text_config") or {}, generation)
     return frozenset(token for place in places for token in token_ids(place.get("eos_token_id")))
@@ -261,12 +248,6 @@ def _check_characters(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise UsageError("the prompt is not UTF-8 text") from None
-
-
-def _check_rows(ids: Sequence[int], rows: int, where: str) -> None:
-    """Reading behind the last row of a table is no error in mlx, and gives whatever lies there."""
-    if strays := [token for token in ids if token >= rows]:
-        raise ConfigError(f"names the token {strays[0]}, the model has {rows}", where=where)
 
 
 def _marks(config: ModelConfig, tokenizer: Tokenizer) -> dict[Kind, Marks]:

@@ -14,6 +14,8 @@ from .sections import begins
 # Below this line stands what the source's card says.
 UPSTREAM = "<!-- g4convert: upstream -->"
 
+# Characters of a YAML block; it takes a second to read so many.
+LONGEST_METADATA = 100_000
 # The YAML block at the head of a card.
 FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?P<metadata>.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
@@ -52,10 +54,19 @@ class Upstream:
         return [one for one in values if isinstance(one, str) and one.isprintable() and one]
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML without objects of Python, and without merge keys, of which a few lines become gigabytes."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave `<<` where it is; there is no such key, so the block is none."""
+
+
 def _mapping(text: str) -> Mapping[str, Any]:
-    """YAML without any object of Python; a broken block is none."""
+    """A block of metadata; a broken one is none."""
+    if len(text) > LONGEST_METADATA:
+        return {}
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        document = yaml.load(text, _Plain)
+    except Exception:  # PyYAML lets through whatever a value makes Python raise, such as the KeyError of `!!bool x`
         return {}
     return document if isinstance(document, dict) else {}

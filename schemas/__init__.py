@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
 from .explain import clearest, explain, json_path
+from .files import read_whole
 
-__all__ = ["load_schema", "parse_json", "read_json", "validate"]
+__all__ = ["load_schema", "parse_file", "parse_json", "read_json", "validate"]
 
+# Bytes of a JSON file; the manifest of the largest Gemma 4 has about one million.
+LARGEST_DOCUMENT = 10_000_000
+
+# The keywords that look into a list or an object, and the one that bounds how much there may be.
+BOUNDS = {"items": "maxItems", "patternProperties": "maxProperties", "additionalProperties": "maxProperties"}
+Keyword = Callable[[Any, Any, Any, Mapping[str, Any]], Iterable[Any] | None]
 
 # How JSON escapes half of a character beyond the basic plane.
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -23,27 +31,36 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 @cache
 def load_schema(name: str) -> dict[str, Any]:
     """The JSON Schema `name`.schema.json of this folder."""
-    text = files(__name__).joinpath(f"{name}.schema.json").read_text(encoding="utf-8")
+    text = resources.files(__name__).joinpath(f"{name}.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, largest: int | None = LARGEST_DOCUMENT) -> Any:
     """Parse a JSON file.
 
+    Args:
+        path: the file.
+        largest: how many bytes it may have; None for any number.
+
     Raises:
-        ConfigError: the file is missing, is not UTF-8, or is not JSON; a key stands twice in one object.
+        ConfigError: the file is missing, too large, not UTF-8, or not JSON; a key stands twice in one object.
     """
-    if path.exists() and not path.is_file():
-        raise ConfigError("not a regular file", where=path.name)
+    return parse_file(read_whole(path, largest), where=path.name)
+
+
+def parse_file(data: bytes, *, where: str) -> Any:
+    """Parse the bytes of a JSON file.
+
+    Raises:
+        ConfigError: it is not UTF-8, or not JSON; a key stands twice in one object.
+    """
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError("the file is missing", where=path.name) from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"cannot be read: {error}", where=path.name) from None
+        return parse_json(data.decode("utf-8"))
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=where) from None
     except ValueError as error:
-        raise ConfigError(f"not valid JSON: {error}", where=path.name) from None
+        raise ConfigError(f"not valid JSON: {error}", where=where) from None
 
 
 def parse_json(text: str) -> Any:
@@ -91,7 +108,10 @@ def validate(document: Any, schema: str, *, where: str, at: str = "$") -> None:
     Raises:
         ConfigError: names the file, the JSON path, what was found, and what is allowed.
     """
-    error = clearest(_validator(schema).iter_errors(document))
+    try:
+        error = clearest(_validator(schema).iter_errors(document))
+    except RecursionError:
+        raise ConfigError(f"{at}: it is nested too deep", where=where) from None
     if error is not None:
         path, what = explain(error, load_schema(schema))
         raise ConfigError(f"{json_path(path, at)}: {what}", where=where)
@@ -104,6 +124,17 @@ def _validator(schema: str) -> Any:
 
     # jsonschema takes 16.0 for an integer; `range(16.0)` does not.
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    keywords = {name: _within(bound, Draft202012Validator.VALIDATORS[name]) for name, bound in BOUNDS.items()}
     strict: Any = validators.extend  # untyped in its stubs
     # An empty registry fetches nothing, whatever a reference says.
-    return strict(Draft202012Validator, type_checker=types)(load_schema(schema), registry=Registry())
+    return strict(Draft202012Validator, keywords, type_checker=types)(load_schema(schema), registry=Registry())
+
+
+def _within(bound: str, check: Keyword) -> Keyword:
+    """What is longer than `bound` allows is told once, and not looked into: a million items are a million messages."""
+
+    def guarded(validator: Any, value: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
+        if not isinstance(instance, list | dict) or len(instance) <= schema.get(bound, len(instance)):
+            yield from check(validator, value, instance, schema) or ()
+
+    return guarded

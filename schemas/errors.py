@@ -19,6 +19,7 @@
     ├── MediaError               a picture, sound or clip that cannot be read or used
     │   └── PlaceholderError     a prompt has more or fewer places for media than there are
     ├── OutputError              the output cannot be written: it exists, or the disk is full
+    ├── ExecutorError            what makes the shards, a pool or a cluster, gave up
     ├── HubError                 the Hub refuses, or cannot be reached
     └── DefectError              a verification found defects: exit status 1
 
@@ -129,6 +130,10 @@ class PlaceholderError(MediaError):
 
 class OutputError(G4ConvertError):
     """The output cannot be written."""
+
+
+class ExecutorError(G4ConvertError):
+    """What makes the shards, a pool or a cluster, cannot be reached or gave up; the work that is done stays."""
 
 
 class HubError(G4ConvertError):

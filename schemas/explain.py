@@ -212,3 +212,5 @@ def _keys(schema: Schema) -> Iterator[str]:
         yield f"with {' and '.join(required)}"
     elif schema.get("minProperties"):
         yield f"with at least {schema['minProperties']} key"
+    if "maxProperties" in schema:
+        yield f"of at most {schema['maxProperties']} keys"

@@ -13,6 +13,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
+from g4convert.convert.cli import main
 from g4convert.convert.inventory import catalogue
 from g4convert.loaders.checkpoint import TensorInfo
 from g4convert.loaders.config import ModelConfig
@@ -195,6 +197,15 @@ def digests(folder: Path) -> dict[str, str]:
 def weights_and_index(folder: Path) -> dict[str, str]:
     """SHA-256 of the shards and the index."""
     return {name: digest for name, digest in digests(folder).items() if ".safetensors" in name}
+
+
+def command(*arguments: str | Path) -> tuple[int, BaseException | None]:
+    """The command line in this process: its exit status, and the error that it turned into a line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["g4convert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+    return int(caught.value.code or 0), caught.value.__context__
 
 
 def only_error_line(text: str) -> str:

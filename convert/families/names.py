@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 # What wraps a whole model: PEFT, data-parallel training, torch.compile.
-WRAPPERS = ("base_model.model.", "module.", "_orig_mod.")
+WRAPPED = re.compile(r"\A(?:base_model\.model\.|module\.|_orig_mod\.)+")
 
 PARTS = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.", "vision_embedder.")
 
@@ -31,8 +33,7 @@ ROOTS: tuple[tuple[str, str], ...] = tuple(
 
 def canonical(name: str) -> str:
     """The name by which the tables know a source tensor, whoever saved it."""
-    while wrapper := next((wrapper for wrapper in WRAPPERS if name.startswith(wrapper)), None):
-        name = name.removeprefix(wrapper)
+    name = WRAPPED.sub("", name, count=1)
     prefix, root = next(root for root in ROOTS if name.startswith(root[0]))
     return root + name.removeprefix(prefix)
 

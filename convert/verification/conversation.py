@@ -16,7 +16,7 @@ RULES, QUESTION, ANSWER, REPLY = "Answer in one word.", "Which one is it?", "Vio
 EOS = "<eos>"
 
 
-def _conversation(kinds: Sequence[str]) -> list[Message]:
+def turns(kinds: Sequence[str]) -> list[Message]:
     """A system turn, a question about one medium of each kind, an answer, and another question."""
     media: list[Message] = [{"type": kind} for kind in kinds]
     return [
@@ -30,7 +30,7 @@ def _conversation(kinds: Sequence[str]) -> list[Message]:
 def chat_template(subject: Subject, notes: Notes) -> Iterator[Finding]:
     """A fixed conversation comes out whole: BOS, every text, a placeholder for every medium, the model's turn."""
     prompt = _with_template(subject)
-    messages = _conversation(list(prompt.marks))
+    messages = turns(list(prompt.marks))
     text, closed = prompt.render(messages), prompt.render(messages, add_generation_prompt=False)
     notes.figures.update(text=text, tokens=len(prompt.encode(text)))
     found = partial(Finding, where=TEMPLATE_FILE)

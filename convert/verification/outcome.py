@@ -126,7 +126,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints; a figure that is no number is null, for JSON has no other."""
-        document: dict[str, Any] = _json(
+        document: dict[str, Any] = finite(
             {
                 "model": self.model,
                 "source": self.source,
@@ -139,9 +139,10 @@ class Verification:
         return document
 
 
-def _json(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: a figure that is no number is null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _json(one) for key, one in value.items()}
-    return [_json(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, list | tuple) else value

@@ -8,11 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ...loaders.checkpoint import LARGEST_HEADER, TensorInfo, pread_exactly
+from ...loaders.checkpoint import LARGEST_HEADER, TensorInfo, blocks
 from ...schemas.errors import CheckpointError
-
-# A multiple of every element's size; larger blocks leave the cache and gain nothing.
-BLOCK = 1 << 20
 
 Descriptors = Mapping[Path, int]
 
@@ -42,17 +39,10 @@ def open_shards(shards: Iterable[Path]) -> Iterator[Descriptors]:
         yield descriptors
 
 
-def blocks(info: TensorInfo, descriptors: Descriptors) -> Iterator[bytes]:
-    """The bytes of a tensor, in blocks of whole elements."""
-    for start in range(0, info.nbytes, BLOCK):
-        count = min(BLOCK, info.nbytes - start)
-        yield pread_exactly(descriptors[info.file], count, info.offset + start, info.file.name)
-
-
 def tensor_digest(info: TensorInfo, descriptors: Descriptors) -> str:
     """SHA-256 of a tensor's bytes."""
     digest = hashlib.sha256()
-    for block in blocks(info, descriptors):
+    for block in blocks(info, descriptors[info.file]):
         digest.update(block)
     return digest.hexdigest()
 

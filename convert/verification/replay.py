@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...loaders.checkpoint import DTYPE_BYTES, TensorInfo, pread_exactly
+from ...loaders.checkpoint import BLOCK, DTYPE_BYTES, TensorInfo, pread_exactly
 from ..chunks import Chunk, Piece, convert, cut, read
 from ..families.names import canonical
 from ..inventory import Match, take_inventory
@@ -22,8 +20,9 @@ from ..lattice import Tally
 from ..manifest import MANIFEST, recorded_tallies
 from ..pipeline import DEFAULT_WORKERS
 from ..plan import FLOATS, PART_OF, OutputTensor, Step, module_path, packed_outputs, wanted_parts
-from ..quantize import STORAGE, Floats, Packed
+from ..quantize import Floats
 from ..recipe import ROUNDINGS, Quantization
+from ..rows import packed_rows
 from ..source import Source
 from .checking import Notes
 from .deviation import decode, deviation, squares
@@ -31,7 +30,7 @@ from .layout import Layout
 from .listing import few, missing_tensors
 from .origin import source_of
 from .outcome import Finding
-from .reading import BLOCK, Descriptors, open_shards, row_name
+from .reading import Descriptors, open_shards, row_name
 from .subject import Subject
 
 Tensors = Mapping[str, TensorInfo]
@@ -216,7 +215,8 @@ class Replay:
 
     def _measure(self, chunk: Chunk, weights: Floats, spec: Quantization) -> None:
         """Add up how far the packed rows are from the source and, if they need not be ours, whether that is too far."""
-        packed = self._packed(chunk)
+        infos = [self.tensors[out.name] for out in self.step.outputs]
+        packed = packed_rows(infos, self.step.rows, chunk.start, chunk.stop, self.files)
         decoded = decode(packed, spec)
         self.error, self.total = self.error + squares(decoded - weights), self.total + squares(weights)
         if self.exact:
@@ -227,20 +227,6 @@ class Replay:
             excess = np.where(found.wrong, np.nan_to_num(found.excess, nan=np.inf), 0)
             row, group = np.unravel_index(int(excess.argmax()), excess.shape)
             self.worst = max(self.worst, (float(excess.max()), chunk.start + int(row), int(group)))
-
-    def _packed(self, chunk: Chunk) -> Packed:
-        """The rows of a chunk as they are stored."""
-        weight, scales, *biases = (self._rows(out, chunk) for out in self.step.outputs)
-        return Packed(weight.view(np.uint8), scales, biases[0] if biases else None)
-
-    def _rows(self, out: OutputTensor, chunk: Chunk) -> NDArray[Any]:
-        """Rows of one tensor: [rows of the chunk, elements of a row]."""
-        info = self.tensors[out.name]
-        row_bytes = info.nbytes // self.step.rows
-        count = chunk.stop - chunk.start
-        start = info.offset + chunk.start * row_bytes
-        data = pread_exactly(self.files[info.file], count * row_bytes, start, info.file.name)
-        return np.frombuffer(data, STORAGE.get(out.dtype, np.dtype(np.uint8))).reshape(count, -1)
 
 
 def _plain(step: Step) -> Step:

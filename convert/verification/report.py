@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...schemas.errors import UsageError
-from ..writer import disk_errors, dump
+from ..disk import disk_errors
+from ..writer import dump
 from .html import page
 from .outcome import Verification
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from ...loaders.checkpoint import CONFIG_FILE
 from ...loaders.config import ModelConfig
-from ...loaders.consistency import check_processor, check_token_ids
+from ...loaders.consistency import GENERATION_CONFIG, check_processor, check_token_ids
 from ...loaders.media import MediaSettings
-from ...loaders.prompt import GENERATION_CONFIG, TOKENIZER_CONFIG, TOKENIZER_FILE
+from ...loaders.template import TOKENIZER_CONFIG
+from ...loaders.tokenizer import TOKENIZER_FILE, read_tokenizer
 from ...schemas import read_json, validate
 from ..source import PROCESSOR, SCHEMAS
 from .checking import Notes
@@ -66,7 +67,7 @@ def _processor(config: ModelConfig, document: dict[str, Any]) -> Iterator[Findin
 def token_ids(subject: Subject, notes: Notes) -> Iterator[Finding]:
     """Ids of the config and special tokens of the tokenizer's config are those of the tokenizer."""
     tokenizer = subject.prompt.tokenizer
-    yield from attempt(lambda: check_token_ids(subject.document, read_json(subject.folder / TOKENIZER_FILE)))
+    yield from attempt(lambda: check_token_ids(subject.document, read_tokenizer(subject.folder / TOKENIZER_FILE)))
     special = dict(_special_tokens(subject))
     for name, text in special.items():
         if tokenizer.token_to_id(text) is None:

@@ -69,7 +69,7 @@ class Subject:
     @cached_property
     def prompt(self) -> PromptFormat:
         """The tokenizer, the chat template and the stop tokens; see `PromptFormat.open` for what is raised."""
-        return PromptFormat.open(self.folder, self.config)
+        return PromptFormat.open(self.folder, self.config, strict=False)
 
     @cached_property
     def derived(self) -> Derived | None:

@@ -10,31 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...loaders.checkpoint import TensorInfo
-from ..chunks import EXPONENT_BITS, UNSIGNED
+from ...loaders.checkpoint import TensorInfo, blocks
+from ...loaders.values import AFFINE, Code, code_of, no_numbers
 from ..families.rules import Role
 from ..quantize import STORAGE
-from ..recipe import AFFINE
 from .checking import Notes
 from .layout import COMPANIONS, Layout
 from .listing import few
 from .outcome import Finding
-from .reading import Descriptors, blocks, open_shards, row_name
+from .reading import Descriptors, open_shards, row_name
 from .subject import Subject
 
-BYTE = np.dtype(np.uint8)
 # With fewer scales than this, all of them may be equal by chance.
 MANY_SCALES = 16
 # Tensors that are all zero in a model before it is trained, and may be after.
 MAY_BE_ZERO = (".bias", ".std_bias", ".per_dim_scale")
-
-
-@dataclass(frozen=True)
-class Code:
-    """How the elements of a tensor are stored: where all bits of `mask` are set, there is no number."""
-
-    element: np.dtype[Any]
-    mask: int | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,8 @@ def values(subject: Subject, notes: Notes) -> Iterator[Finding]:
     with open_shards(subject.checkpoint.shards) as files:
         for info in infos:
             notes.at(info.name)
-            counted = tally(info, code_of(info, layout), files)
+            mode = getattr(layout.stated(info.name.rpartition(".")[0]), "mode", AFFINE)
+            counted = tally(info, code_of(info, mode), files)
             bad += _not_finite(info, counted)
             empty += _without_information(info, counted, layout)
     yield from few(bad)
@@ -71,29 +62,16 @@ def values(subject: Subject, notes: Notes) -> Iterator[Finding]:
     notes.figures.update(tensors=len(infos), bytes_read=sum(info.nbytes for info in infos))
 
 
-def code_of(info: TensorInfo, layout: Layout) -> Code:
-    """How the elements of a tensor are stored; what has no NaN is read as bytes or words."""
-    module, _, leaf = info.name.rpartition(".")
-    if info.dtype in EXPONENT_BITS:
-        return Code(UNSIGNED[STORAGE[info.dtype].itemsize], EXPONENT_BITS[info.dtype])
-    mode = getattr(layout.stated(module), "mode", AFFINE)
-    if leaf == "scales" and info.dtype == "U8":
-        return Code(BYTE, 0x7F if mode == "nvfp4" else 0xFF)  # E4M3, E8M0
-    if info.dtype == "U32":
-        return Code(BYTE, 0x7F) if mode == "mxfp8" else Code(UNSIGNED[4], None)
-    return Code(BYTE, None)
-
-
 def tally(info: TensorInfo, code: Code, files: Descriptors) -> Tally:
     """Read a tensor once."""
     bad, first_bad, constant, position = 0, 0, True, 0
     first: int | None = None
-    for block in blocks(info, files):
+    for block in blocks(info, files[info.file]):
         array: NDArray[Any] = np.frombuffer(block, code.element)
         first = int(array[0]) if first is None else first
         constant = constant and bool((array == first).all())
         if code.mask is not None:
-            wrong = (array & array.dtype.type(code.mask)) == code.mask
+            wrong = no_numbers(array, code.mask)
             if wrong.any():
                 first_bad = first_bad if bad else position + int(wrong.argmax()) * array.itemsize
                 bad += int(wrong.sum())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from ...loaders.checkpoint import BLOCK
 from ...loaders.streaming import NUMPY_DTYPES, Parameters
 from ..chunks import convert, cut, read
 from ..decoding import open_files
@@ -15,7 +16,6 @@ from ..inventory import take_inventory
 from ..plan import Step, build_plan, wanted_parts
 from ..recipe import NO_QUANTIZATION
 from ..source import Source
-from .reading import BLOCK
 
 
 @dataclass(frozen=True)

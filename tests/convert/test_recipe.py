@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from g4convert.convert.families.rules import Role
+from g4convert.convert.options import Options
+from g4convert.convert.pipeline import prepare
 from g4convert.convert.plan import fit_group
 from g4convert.convert.recipe import (
     AFFINE_BITS,
@@ -14,14 +16,17 @@ from g4convert.convert.recipe import (
     FIXED_MODES,
     MIN_MAX,
     NO_QUANTIZATION,
+    Choice,
     ListedRecipe,
     Quantization,
+    Recipe,
     listing,
     load_recipe,
     quantization,
     read_recipe,
 )
 from g4convert.schemas.errors import ConfigError, UsageError
+from g4convert.tests.support import CHECKPOINTS
 
 TEXT = "language_model.model."
 
@@ -91,6 +96,47 @@ def test_a_listed_recipe_is_what_it_was_made_from(tmp_path: Path) -> None:
         None,
         Quantization(4, 64),
     ]
+
+
+MODULES = [f"{TEXT}layers.{index}.{path}" for index in (0, 1) for path in ("mlp.up_proj", "self_attn.q_proj")]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "idle"),
+    [
+        (["*.q_proj", "*.layers.1.*"], []),
+        (["*.q_prj", "*.up_proj"], ["*.q_prj"]),
+        (["*.layers.*", "*.up_proj"], ["*.up_proj"]),
+        (["*.layers.0.*", "*.up_proj"], []),
+        (["*.router.proj", "embed_*", "*"], ["*.router.proj", "embed_*"]),
+    ],
+)
+def test_a_rule_that_decides_about_nothing_is_found(patterns: list[str], idle: list[str]) -> None:
+    recipe = Recipe("mine", quantization(), tuple(Choice(pattern, None) for pattern in patterns))
+
+    assert recipe.idle(MODULES) == idle
+
+
+def test_a_rule_of_a_file_that_decides_about_nothing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\n[[rule]]\npattern = "*.embed_token"\nquantize = false\n')
+
+    said = r"^recipe mine: 1 rule decides about no module of this model: '\*\.embed_token'$"
+    with pytest.warns(UserWarning, match=said):
+        plan = prepare(CHECKPOINTS / "text", Options(recipe=str(path))).plan
+
+    assert plan.quantized["model.embed_tokens"] == Quantization(4, 64)
+
+
+def test_of_many_such_rules_a_few_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    rules = [f'[[rule]]\npattern = "{letter}"\nquantize = false\n' for letter in "abcdefgh"]
+    path.write_text('name = "mine"\n' + "".join(rules))
+
+    with pytest.warns(
+        UserWarning, match=r"8 rules decide about no module of this model: 'a', 'b', 'c', 'd', 'e', \.{3}$"
+    ):
+        prepare(CHECKPOINTS / "text", Options(recipe=str(path)))
 
 
 @pytest.mark.parametrize(

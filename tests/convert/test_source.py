@@ -12,7 +12,13 @@ import httpx2
 import pytest
 from g4convert.convert import hf_to_mlx
 from g4convert.convert.source import open_source
-from g4convert.schemas.errors import QuantizedSourceError, SourceNotFoundError, UnsafeFileError, UnsupportedModelError
+from g4convert.schemas.errors import (
+    ConfigError,
+    QuantizedSourceError,
+    SourceNotFoundError,
+    UnsafeFileError,
+    UnsupportedModelError,
+)
 from g4convert.tests.support import CHECKPOINTS, edit_json, read_json
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -110,6 +116,16 @@ def test_a_packing_that_is_not_read_is_refused_before_its_weights_are_downloaded
     edit_json(hub.remote / "config.json", lambda document: document.update(quantization_config={"quant_method": "awq"}))
 
     with pytest.raises(QuantizedSourceError, match="awq"):
+        open_source("google/gemma-4-test")
+
+    assert "model.safetensors" not in hub.asked
+
+
+def test_a_template_that_never_works_is_refused_before_the_weights_are_downloaded(hub: FakeHub, tmp_path: Path) -> None:
+    hub.remote = Path(shutil.copytree(hub.remote, tmp_path / "remote"))
+    (hub.remote / "chat_template.jinja").write_text("{% if %}")
+
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja: the chat template fails"):
         open_source("google/gemma-4-test")
 
     assert "model.safetensors" not in hub.asked

@@ -50,6 +50,11 @@ BROKEN = {
     "no YAML": "---\nlicense: [mit\n---\n",
     "a list": "---\n- license\n---\n",
     "an object of Python": "---\nlicense: !!python/object/apply:os.getcwd []\n---\n",
+    "no number": "---\nlicense: mit\nsize: !!int ''\n---\n",
+    "no date": "---\nlicense: mit\ndate: 2001-99-99\n---\n",
+    "no truth": "---\nlicense: mit\nsure: !!bool perhaps\n---\n",
+    "too large a number": f"---\nlicense: mit\nsize: 1{':1' * 9000}.5\n---\n",
+    "too long": f"---\nlicense: mit\ntags: [{'x,' * 100_000}]\n---\n",
     "nested too deep": f"---\nlicense: {'[' * 5000}\n---\n",
     "empty": "",
 }
@@ -70,6 +75,13 @@ def test_what_is_no_line_of_text_is_no_licence(value: str) -> None:
 
     assert upstream.words("license") is None
     assert upstream.names("language") == []
+
+
+def test_an_explosion_of_merged_keys_costs_nothing() -> None:
+    lines = ["a0: &a0 {x: y}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 12)]
+
+    assert Upstream.parse("---\n" + "\n".join([*lines, "license: mit"]) + "\n---\n").words("license") is None
 
 
 def test_an_explosion_of_aliases_costs_nothing() -> None:

@@ -17,6 +17,7 @@ E2B, MOE, UNIFIED, SAVED = (
 EQUAL_HEADS = "config/small-equal-heads-saved.json"
 PROCESSOR, SHORT, WAVEFORM = (f"processor_config/{name}.json" for name in ("published", "short", "unified-published"))
 GENERATION, TOKENIZER = "generation_config/published.json", "tokenizer_config/published.json"
+TOKENIZER_FILE = "tokenizer/small.json"
 BLOCK, RECIPE, MANIFEST = "quantization/26B-A4B-mlx-community.json", "recipe/example.toml", "conversion/example.json"
 ROUTER = "language_model.model.layers.0.router.proj"
 ROUTER_PATH = f'$["{ROUTER}"]'
@@ -40,7 +41,7 @@ MUTATIONS: list[Mutation] = [
         GONE,
         "$.text_config",
         "no key 'num_kv",
-        "an integer from 0 to 1000",
+        "an integer from 0 to 256",
     ),
     (E2B, ["text_config", "use_double_wide_mlp"], GONE, "$.text_config", "no key 'use_double", "true or false"),
     (E2B, ["text_config", "final_logit_softcapping"], GONE, "$.text_config", "no key 'final_logit", "or null"),
@@ -55,6 +56,25 @@ MUTATIONS: list[Mutation] = [
     (E2B, ["vision_config", "standardize"], GONE, "$.vision_config", "no key 'standardize'", "true or false"),
     (UNIFIED, ["audio_config", "audio_embed_dim"], GONE, "$.audio_config", "no key 'audio_embed_dim'", SIZE),
     (EQUAL_HEADS, ["hidden_size_per_layer_input"], GONE, "$", "no key 'hidden_size_per", "an integer from 0 to 65536"),
+    # A tokenizer of another kind
+    (TOKENIZER_FILE, ["model", "type"], "Unigram", "$.model.type", '"Unigram"', '"BPE"'),
+    (TOKENIZER_FILE, ["model", "vocab"], {}, "$.model.vocab", "{}", "an object with at least 1 key of at most 524288"),
+    (
+        TOKENIZER_FILE,
+        ["normalizer", "type"],
+        "Precompiled",
+        "$.normalizer.type",
+        '"Precompiled"',
+        '"Replace", "Prepend"',
+    ),
+    (
+        TOKENIZER_FILE,
+        ["pre_tokenizer", "pattern"],
+        {"Regex": "a+"},
+        "$.pre_tokenizer.pattern",
+        "no key 'String'",
+        "a string of at least 1",
+    ),
     # One of two keys
     (
         E2B,
@@ -83,7 +103,7 @@ MUTATIONS: list[Mutation] = [
     # Out of bounds
     (E2B, ["text_config", "num_key_value_heads"], 0, "$.text_config.num_key_value_heads", "0", "from 1 to 1024"),
     (E2B, ["text_config", "vocab_size"], 10**12, "$.text_config.vocab_size", str(10**12), "from 1 to 10000000"),
-    (E2B, ["text_config", "num_hidden_layers"], 1001, "$.text_config.num_hidden_layers", "1001", "from 1 to 1000"),
+    (E2B, ["text_config", "num_hidden_layers"], 257, "$.text_config.num_hidden_layers", "257", "from 1 to 256"),
     (E2B, ["text_config", "rms_norm_eps"], 0, "$.text_config.rms_norm_eps", "0", "a number above 0 and up to 0.1"),
     (E2B, ["text_config", "head_dim"], 255, "$.text_config.head_dim", "255", "in steps of 2"),
     (E2B, ["vision_config", "head_dim"], 66, "$.vision_config.head_dim", "66", "in steps of 4"),
@@ -117,7 +137,7 @@ MUTATIONS: list[Mutation] = [
     (MOE, ["text_config", "num_experts"], None, "$.text_config.num_experts", "null", "65536 with enable_moe_block"),
     (MOE, ["text_config", "top_k_experts"], 0, "$.text_config.top_k_experts", "0", "from 1 to 65536 with enable_moe"),
     # Lists
-    (E2B, ["text_config", "layer_types"], [], "$.text_config.layer_types", "[]", "a list of 1 to 1000"),
+    (E2B, ["text_config", "layer_types"], [], "$.text_config.layer_types", "[]", "a list of 1 to 256"),
     (
         E2B,
         ["audio_config", "subsampling_conv_channels"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from g4convert.loaders.config import ModelConfig
-from g4convert.schemas import load_schema, read_json, validate
+from g4convert.schemas import _validator, load_schema, read_json, validate
 from g4convert.schemas.errors import ConfigError
 from jsonschema import Draft202012Validator
 
@@ -25,7 +25,7 @@ Read = Callable[[str], Any]
 def test_every_file_has_a_schema() -> None:
     expected = ["config", "conversion", "generation_config", "messages", "processor_config", "quantization", "recipe"]
 
-    assert expected == [name for name in SCHEMAS if name != "tokenizer_config"]
+    assert [*expected, "tokenizer", "tokenizer_config"] == SCHEMAS
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -53,6 +53,50 @@ def _items(schema: Any) -> Iterator[tuple[str, Any]]:
         yield from schema.items()
     for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
         yield from _items(inner)
+
+
+# What comes with a checkpoint; the others are ours, or the user's own.
+STRANGERS = sorted(set(SCHEMAS) - {"conversion", "messages", "recipe"})
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_lists_and_maps_of_strangers_are_bounded(name: str) -> None:
+    for schema in _inner(load_schema(name)):
+        assert "maxItems" in schema or "items" not in schema, schema
+        assert "maxProperties" in schema or not any(isinstance(schema.get(key), dict) for key in MAPS), schema
+
+
+MAPS = ("additionalProperties", "patternProperties")
+
+
+def _inner(schema: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        yield schema
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _inner(inner)
+
+
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [
+        ("config", {"model_type": "gemma4", "architectures": [0] * 1000}),
+        ("generation_config", {"suppress_tokens": [-1] * 100_000}),
+        ("quantization", {"bits": 4, "group_size": 64, **{f"module {number}": 0 for number in range(20_000)}}),
+    ],
+)
+def test_what_is_too_long_is_told_once(name: str, document: Any) -> None:
+    told = [error for error in _validator(name).iter_errors(document) if error.validator.startswith(("max", "type"))]
+
+    assert len(told) == 1
+
+
+def test_what_is_nested_too_deep_is_an_error() -> None:
+    step: dict[str, Any] = {"type": "NFC"}
+    for _ in range(300):
+        step = {"type": "Sequence", "normalizers": [step]}
+
+    with pytest.raises(ConfigError, match=r"^tokenizer\.json: \$: it is nested too deep$"):
+        validate({"model": {}, "normalizer": step}, "tokenizer", where="tokenizer.json")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,10 +10,11 @@ import pytest
 from g4convert.convert import Options, hf_to_mlx
 from g4convert.convert.manifest import MANIFEST
 from g4convert.convert.source import open_source
-from g4convert.convert.verification import reading, replay
+from g4convert.convert.verification import replay
 from g4convert.convert.verification.checking import take_step
 from g4convert.convert.verification.outcome import Check, Status
 from g4convert.convert.verification.subject import Subject
+from g4convert.loaders import checkpoint
 from g4convert.tests.convert.verification.workshop import CHECKS, Piece, said, verify
 from g4convert.tests.support import CHECKPOINTS, KINDS, copy_of, edit_json, edit_tensors, saved_form
 
@@ -134,7 +135,7 @@ def test_a_model_card_may_be_replaced(converted: Convert, tmp_path: Path) -> Non
 def test_rows_do_not_depend_on_the_size_of_a_block(
     converted: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (reading, replay):
+    for module in (checkpoint, replay):
         monkeypatch.setattr(module, "BLOCK", 1024)
     name = "language_model.model.layers.0.experts.switch_glu.down_proj.weight"
     piece = Piece(converted("26b-a4b"), tmp_path / "piece")

@@ -63,7 +63,7 @@ class Piece:
 
     @contextmanager
     def tensors(self) -> Iterator[Tensors]:
-        """All tensors, to change in place; shard and index follow."""
+        """All tensors, to change in place; the shard follows, and the index where there is one."""
         shard = self.folder / WEIGHTS
         data = shard.read_bytes()
         found = {
@@ -77,6 +77,8 @@ class Piece:
         }
         yield found
         self.write(WEIGHTS, shard_bytes(found))
+        if not (self.folder / INDEX_FILE).exists():
+            return
         with self.json(INDEX_FILE) as index:
             index["weight_map"] = dict.fromkeys(sorted(found), WEIGHTS)
             index["metadata"]["total_size"] = sum(stored.bits.nbytes for stored in found.values())
