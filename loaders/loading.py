@@ -6,7 +6,7 @@ exactly the tensors that it has. Only after that are the weights read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,19 @@ from ..schemas.errors import (
 from .checkpoint import Checkpoint, TensorInfo, read_config
 from .config import ModelConfig
 from .model import Network, build, language_model
+from .module import on_cpu
 from .prompt import PromptFormat
+from .tables import PLE_TABLE, map_table
 from .text import ExpertLinear, LanguageModel
+from .values import check_finite
 
 DTYPES: Mapping[str, mx.Dtype] = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 HEADER_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 CLIP_BOUNDS = (".input_min", ".input_max", ".output_min", ".output_max")
-PLE_TABLE = "embed_tokens_per_layer.weight"
+EXPERTS = ".experts."
+EXACT = (*CLIP_BOUNDS, f"{PLE_TABLE}.weight")
+PACKING = (".scales", ".biases")
 
 # How transformers begins the names of a multimodal checkpoint, and MLX never does.
 UNCONVERTED = ("model.language_model.", "model.vision_tower.", "model.audio_tower.")
@@ -49,7 +54,8 @@ class LoadedModel:
     """What `load` returns.
 
     Attributes:
-        network: the modules, their weights evaluated where they belong to the language model.
+        network: the modules; the weights of the language model are read, those of towers when they are first used, and
+            on the CPU rows of the PLE table whenever they are.
         config: what `config.json` says.
         prompt: the tokenizer, the chat template and the stop tokens.
         dtype: what activations are computed in: float32, bfloat16 or float16.
@@ -67,34 +73,38 @@ class LoadedModel:
 
 
 def load(path: str | Path, *, dtype: str | None = None) -> LoadedModel:
-    """Load a converted checkpoint.
+    """Load a converted checkpoint; its files stay as they are while the model is in use.
 
     Args:
         path: its folder.
-        dtype: float32, bfloat16 or float16 for activations, scales and unquantized weights. By default that of the
-            checkpoint, except on the CPU, where bfloat16 is slow or missing and everything is computed in float32.
+        dtype: float32, bfloat16 or float16 for activations and unquantized weights. By default that of the checkpoint,
+            except on the CPU, where the others are no faster than float32, and some products lack them.
 
     Raises:
         SourceNotFoundError: there is no such folder.
         ConfigError: a JSON file breaks its schema, or contradicts the network.
         UnsupportedModelError: the architecture is not one of ours.
         CheckpointError: the files are damaged; MissingTensorError, UnknownTensorError and TensorShapeError name the
-            tensor that is not what the config calls for.
+            tensor that is not what the config calls for, NonFiniteError one that holds NaN or infinity.
         UsageError: `dtype` is not one of the three, or mlx cannot compute in it here.
     """
     folder = Path(path)
     checkpoint = Checkpoint.open(folder)
     _check_converted(folder, checkpoint.tensors)
     _, config = read_config(folder)
+    prompt = PromptFormat.open(folder, config)
     network = build(config)
     quantize(network, config.quantization, checkpoint.tensors)
     check_tensors(network, checkpoint.tensors)
+    check_finite(checkpoint.tensors.values(), _modes(network))
     chosen = choose_dtype(dtype, checkpoint.tensors)
     _check_experts(network, chosen)
-    network.load_weights(list(_read(checkpoint, DTYPES[chosen]).items()), strict=True)
+    if on_cpu():
+        map_table(network, checkpoint.tensors)
+    network.load_weights(list(_read(checkpoint, parameters_of(network), DTYPES[chosen])), strict=True)
     network.eval()
     mx.eval(language_model(network).parameters())
-    return LoadedModel(network, config, PromptFormat.open(folder, config), chosen)
+    return LoadedModel(network, config, prompt, chosen)
 
 
 def open_prompt(path: str | Path) -> PromptFormat:
@@ -125,11 +135,6 @@ def choose_dtype(asked: str | None, tensors: Tensors) -> str:
     if on_cpu():
         return "float32"
     return next(HEADER_DTYPES[info.dtype] for name, info in tensors.items() if name.endswith("model.norm.weight"))
-
-
-def on_cpu() -> bool:
-    """Whether mlx computes on the CPU by default."""
-    return bool(mx.default_device() == mx.Device(mx.cpu))
 
 
 def _check_experts(network: Network, dtype: str) -> None:
@@ -197,7 +202,7 @@ def check_tensors(network: Network, tensors: Tensors) -> None:
         UnknownTensorError: the checkpoint has a tensor that the network lacks.
         TensorShapeError: a tensor has another shape, or packed words where numbers belong, or the reverse.
     """
-    expected = dict(tree_flatten(network.parameters()))
+    expected = parameters_of(network)
     if missing := expected.keys() - tensors.keys():
         raise MissingTensorError(f"the checkpoint lacks this tensor{_others(missing)}", where=min(missing))
     if surplus := tensors.keys() - expected.keys():
@@ -224,24 +229,39 @@ def _header_dtypes(dtype: mx.Dtype) -> tuple[str, ...]:
     return {mx.uint32: ("U32",), mx.uint8: ("U8",)}.get(dtype, tuple(HEADER_DTYPES))
 
 
-def _read(checkpoint: Checkpoint, dtype: mx.Dtype) -> dict[str, mx.array]:
-    """All tensors, lazily, in the dtypes that they are computed with.
+def _modes(network: Network) -> dict[str, str]:
+    """How modules are packed, by their paths."""
+    return {path: module.mode for path, module in network.named_modules() if hasattr(module, "mode")}
+
+
+def parameters_of(network: Network) -> dict[str, mx.array]:
+    """A network's parameters by name."""
+    found: Any = tree_flatten(network.parameters())
+    return dict(found)
+
+
+def _read(checkpoint: Checkpoint, names: Container[str], dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
+    """Tensors by name, lazily, in the dtypes that they are computed with.
 
     Raises:
         ShardError: mlx cannot read a shard.
     """
-    weights: dict[str, mx.array] = {}
     for shard in checkpoint.shards:
         try:
             tensors: Any = mx.load(str(shard), format="safetensors")
         except RuntimeError as error:
             raise ShardError(f"mlx cannot read it: {error}", where=shard.name) from None
-        weights.update((name, cast(name, tensor, dtype)) for name, tensor in tensors.items())
-    return weights
+        yield from ((name, cast(name, tensor, dtype)) for name, tensor in tensors.items() if name in names)
 
 
 def cast(name: str, tensor: mx.array, dtype: mx.Dtype) -> mx.array:
-    """A tensor in the compute dtype, unless it is packed, a clip bound, or the table whose rows are only looked up."""
-    floating = mx.issubdtype(tensor.dtype, mx.floating)
-    exact = name.endswith((*CLIP_BOUNDS, PLE_TABLE))
-    return tensor.astype(dtype) if floating and not exact else tensor
+    """A tensor in the compute dtype, unless it is packed, a clip bound, or the table whose rows are only looked up.
+
+    The scales of packed weights stay as they are on the CPU, see `packed_product`; those of experts are float32 there,
+    because a product with a few experts would cast those of all.
+    """
+    if not mx.issubdtype(tensor.dtype, mx.floating) or name.endswith(EXACT):
+        return tensor
+    if on_cpu() and name.endswith(PACKING):
+        return tensor.astype(mx.float32) if EXPERTS in name else tensor
+    return tensor.astype(dtype)

@@ -68,3 +68,8 @@ def build(config: ModelConfig) -> Network:
 def language_model(network: Network) -> LanguageModel:
     """The part of a network that reads and writes text."""
     return network if isinstance(network, LanguageModel) else network.language_model
+
+
+def text_prefix(network: Network) -> str:
+    """What the names of the language model's parameters begin with."""
+    return "" if isinstance(network, LanguageModel) else "language_model."

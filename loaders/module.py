@@ -20,21 +20,9 @@ class Module(nn.Module):
         def named_modules(self) -> list[tuple[str, nn.Module]]: ...  # noqa: D102
 
 
-class Linear(nn.Linear):
-    """Mlx's own without a bias, for many rows at once.
-
-    On the CPU it copies its weight: the BLAS of mlx's wheels for Linux is two to five times as fast without a
-    transposition, and a copy costs as much as a few rows.
-    """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """Map x [..., in] to [..., out]."""
-        transposed = self.weight.T
-        on_cpu = mx.default_device().type == mx.DeviceType.cpu
-        return x @ (mx.contiguous(transposed) if on_cpu else transposed)
+def on_cpu() -> bool:
+    """Whether mlx computes on the CPU by default."""
+    return bool(mx.default_device().type == mx.DeviceType.cpu)
 
 
 def clamp(x: mx.array, low: mx.array | float, high: mx.array | float) -> mx.array:

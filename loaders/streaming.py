@@ -19,8 +19,9 @@ from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from .checkpoint import Checkpoint, TensorInfo, pread_exactly, read_config
+from .linear import dequantize, packing_of
 from .loading import LoadedModel, cast, check_tensors, quantize
-from .model import MultimodalModel, Network, build, language_model
+from .model import MultimodalModel, Network, build, language_model, text_prefix
 from .module import Module
 from .prompt import PromptFormat
 from .text import LanguageModel
@@ -112,14 +113,6 @@ class Remembered:
         return self._rows
 
 
-def dequantize(arrays: Sequence[mx.array], packing: Mapping[str, Any]) -> mx.array:
-    """Float32 [rows, columns] from words, scales and, in affine mode, biases; scales of other modes are bytes."""
-    words, *rest = arrays
-    exact = [array if array.dtype == mx.uint8 else array.astype(mx.float32) for array in rest]
-    biases = exact[1] if len(exact) > 1 else None
-    return mx.dequantize(words, exact[0], biases, **packing, dtype=mx.float32)
-
-
 def read_rows(info: TensorInfo, start: int, stop: int) -> NDArray[Any]:
     """Rows of a matrix as they are stored; bfloat16 becomes float32, for mlx does not take it from numpy."""
     row_bytes = info.nbytes // info.shape[0]
@@ -199,7 +192,7 @@ def stream(network: Network, weights: Weights, after: After = unchanged) -> None
         weights: where its parameters are.
         after: what becomes of the output of each layer.
     """
-    text, prefix = language_model(network), "" if isinstance(network, LanguageModel) else "language_model."
+    text, prefix = language_model(network), text_prefix(network)
     _stream_tables(text, prefix, weights)
     _stream_layers(text.model, f"{prefix}model.", weights, after)
     if isinstance(network, MultimodalModel):
@@ -240,8 +233,7 @@ def _stream_tables(text: LanguageModel, prefix: str, weights: Weights) -> None:
 
 def packings(network: Network) -> dict[str, dict[str, Any]]:
     """How the modules of a quantized network are packed, by their paths."""
-    quantized = ((path, module) for path, module in network.named_modules() if hasattr(module, "bits"))
-    return {path: {"group_size": m.group_size, "bits": m.bits, "mode": m.mode} for path, m in quantized}
+    return {path: packing_of(module) for path, module in network.named_modules() if hasattr(module, "bits")}
 
 
 def open_streamed(folder: Path) -> LoadedModel:
@@ -256,4 +248,4 @@ def open_streamed(folder: Path) -> LoadedModel:
     quantize(network, config.quantization, checkpoint.tensors)
     check_tensors(network, checkpoint.tensors)
     stream(network, Remembered(CheckpointWeights(checkpoint.tensors, packings(network))))
-    return LoadedModel(network, config, PromptFormat.open(folder, config), "float32")
+    return LoadedModel(network, config, PromptFormat.open(folder, config, strict=False), "float32")

@@ -7,7 +7,7 @@ embedding (PLE), E experts, k experts per token. Activations have the dtype of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -17,8 +17,9 @@ from mlx import nn
 from ..schemas.errors import ConfigError
 from .cache import Cache, KeysValues
 from .config import LayerConfig, RopeConfig, TextConfig
+from .linear import Embedding, Linear, Packed, packed_product, packing_of
 from .masks import Blocks, Mask, block_mask, causal_mask
-from .module import Module
+from .module import Module, on_cpu
 
 # From here on, tokens sorted by expert read each expert's weights once.
 SORT_FROM = 64
@@ -112,7 +113,7 @@ def gelu(x: mx.array) -> mx.array:
 def gated(gate: mx.array, up: mx.array) -> mx.array:
     """Multiply GELU of `gate` with `up`."""
     # On the CPU, fusing would call a C++ compiler at run time.
-    return _fused(gate, up) if mx.default_device().type == mx.DeviceType.gpu else gelu(gate) * up
+    return gelu(gate) * up if on_cpu() else _fused(gate, up)
 
 
 _fused = mx.compile(lambda gate, up: gelu(gate) * up, shapeless=True)
@@ -135,14 +136,14 @@ class Attention(Module):
         super().__init__()
         self.layer, self.eps = layer, text.rms_norm_eps
         self.rope = Rotary(text.rope_parameters[layer.attention], layer.head_dim)
-        self.q_proj = nn.Linear(layer.hidden_size, layer.q_size, bias=False)
-        self.o_proj = nn.Linear(layer.q_size, layer.hidden_size, bias=False)
+        self.q_proj = Linear(layer.hidden_size, layer.q_size)
+        self.o_proj = Linear(layer.q_size, layer.hidden_size)
         self.q_norm = nn.RMSNorm(layer.head_dim, self.eps)
         if layer.owns_kv:
-            self.k_proj = nn.Linear(layer.hidden_size, layer.kv_size, bias=False)
+            self.k_proj = Linear(layer.hidden_size, layer.kv_size)
             self.k_norm = nn.RMSNorm(layer.head_dim, self.eps)
         if layer.owns_kv and layer.has_v_proj:
-            self.v_proj = nn.Linear(layer.hidden_size, layer.kv_size, bias=False)
+            self.v_proj = Linear(layer.hidden_size, layer.kv_size)
 
     def __call__(self, x: mx.array, keys_values: KeysValues, step: Pass) -> mx.array:
         """Map x [B, L, hidden], the queries' tokens, to [B, L, hidden]."""
@@ -180,9 +181,9 @@ class MLP(Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_proj = Linear(hidden_size, intermediate_size)
+        self.up_proj = Linear(hidden_size, intermediate_size)
+        self.down_proj = Linear(intermediate_size, hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map x [B, L, hidden] to [B, L, hidden]."""
@@ -200,35 +201,22 @@ class ExpertLinear(Module):
         """Map x [..., 1, in], experts [...] to [..., 1, out]."""
         return mx.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=is_sorted)
 
-    def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> QuantizedExpertLinear:
+    def to_quantized(self, group_size: int, bits: int, mode: str = "affine") -> PackedExpertLinear:
         """The module that `nn.quantize` puts in this one's place."""
-        return QuantizedExpertLinear(self.weight, group_size, bits, mode)
+        return PackedExpertLinear(self.weight, group_size, bits, mode)
 
 
-class QuantizedExpertLinear(Module):
-    """`ExpertLinear` with packed weights; `biases` in affine mode only."""
-
-    def __init__(self, weight: mx.array, group_size: int, bits: int, mode: str) -> None:
-        super().__init__()
-        self.group_size, self.bits, self.mode = group_size, bits, mode
-        self.weight, self.scales, *biases = mx.quantize(weight, group_size, bits, mode=mode)
-        if biases:
-            self.biases = biases[0]
+class PackedExpertLinear(Packed):
+    """`ExpertLinear` with packed weights."""
 
     def __call__(self, x: mx.array, experts: mx.array, *, is_sorted: bool) -> mx.array:
         """Map x [..., 1, in], experts [...] to [..., 1, out]."""
-        return mx.gather_qmm(
-            x,
-            self.weight,
-            self.scales,
-            self.get("biases"),
-            rhs_indices=experts,
-            transpose=True,
-            group_size=self.group_size,
-            bits=self.bits,
-            mode=self.mode,
-            sorted_indices=is_sorted,
-        )
+        parts = self.weight, self.scales, self.get("biases")
+
+        def multiply(x: mx.array) -> mx.array:
+            return mx.gather_qmm(x, *parts, rhs_indices=experts, sorted_indices=is_sorted, **packing_of(self))
+
+        return packed_product(multiply, x)
 
 
 class SwitchGLU(Module):
@@ -273,7 +261,7 @@ class Router(Module):
     def __init__(self, text: TextConfig) -> None:
         super().__init__()
         self.eps, self.top_k = text.rms_norm_eps, text.top_k_experts
-        self.proj = nn.Linear(text.hidden_size, text.num_experts, bias=False)
+        self.proj = Linear(text.hidden_size, text.num_experts)
         self.scale = mx.ones(text.hidden_size)
         self.per_expert_scale = mx.ones(text.num_experts)
 
@@ -305,8 +293,8 @@ class DecoderLayer(Module):
         if layer.has_experts:
             self.router, self.experts = Router(text), Experts(layer)
         if layer.has_ple:
-            self.per_layer_input_gate = nn.Linear(layer.hidden_size, layer.hidden_size_per_layer_input, bias=False)
-            self.per_layer_projection = nn.Linear(layer.hidden_size_per_layer_input, layer.hidden_size, bias=False)
+            self.per_layer_input_gate = Linear(layer.hidden_size, layer.hidden_size_per_layer_input)
+            self.per_layer_projection = Linear(layer.hidden_size_per_layer_input, layer.hidden_size)
 
     def __call__(self, x: mx.array, step: Pass, per_layer: mx.array | None, *, narrow: bool = False) -> mx.array:
         """Map x [B, L, hidden], per_layer [B, L, P] to [B, L, hidden].
@@ -359,12 +347,12 @@ class TextModel(Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, layer) for layer in config.layers]
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         if config.has_ple:
-            self.embed_tokens_per_layer = nn.Embedding(config.vocab_size_per_layer_input, config.ple_size)
-            self.per_layer_model_projection = nn.Linear(config.hidden_size, config.ple_size, bias=False)
+            self.embed_tokens_per_layer = Embedding(config.vocab_size_per_layer_input, config.ple_size)
+            self.per_layer_model_projection = Linear(config.hidden_size, config.ple_size)
             self.per_layer_projection_norm = nn.RMSNorm(config.hidden_size_per_layer_input, config.rms_norm_eps)
 
     def embed(self, ids: mx.array) -> TextInputs:
@@ -383,10 +371,9 @@ class TextModel(Module):
         rows = self._rows(self.embed_tokens_per_layer, ids) * math.sqrt(width)
         return mx.unflatten(rows, -1, (self.config.num_hidden_layers, width))
 
-    def _rows(self, table: nn.Embedding, ids: mx.array) -> mx.array:
+    def _rows(self, table: Callable[[mx.array], mx.array], ids: mx.array) -> mx.array:
         """Rows come in the dtype of the table or of its scales; activations have that of the norms."""
-        rows: mx.array = table(ids).astype(self.norm.weight.dtype)
-        return rows
+        return table(ids).astype(self.norm.weight.dtype)
 
     def __call__(
         self, inputs: TextInputs, caches: Mapping[int, Cache] | None = None, *, last_only: bool = False
@@ -446,7 +433,7 @@ class LanguageModel(Module):
         self.config = config
         self.model = TextModel(config)
         if config.untied:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
     def __call__(
         self, inputs: mx.array | TextInputs, caches: Mapping[int, Cache] | None = None, *, last_only: bool = False

@@ -17,7 +17,8 @@ import numpy as np
 from mlx import nn
 
 from .config import VisionConfig
-from .module import Linear, Module, clamp, rows
+from .linear import Linear
+from .module import Module, clamp, rows
 from .text import gated, value_norm
 
 # Scores of an attention at once: 512 MiB in float32.
@@ -254,7 +255,7 @@ class MultimodalEmbedder(Module):
     def __init__(self, in_features: int, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.embedding_projection = nn.Linear(in_features, hidden_size, bias=False)
+        self.embedding_projection = Linear(in_features, hidden_size)
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """Map tokens [..., in] to [..., hidden], both of the tokens' dtype or, if that is wider, the weights'."""

@@ -9,7 +9,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from g4convert.loaders import loading
+from g4convert.loaders.checkpoint import Checkpoint
 from g4convert.loaders.loading import load
+from g4convert.loaders.tables import PLE_TABLE
 from g4convert.schemas.errors import (
     ConfigError,
     G4ConvertError,
@@ -22,12 +25,14 @@ from g4convert.schemas.errors import (
     UsageError,
 )
 from g4convert.tests.loaders.samples import (
+    VISION,
     Weights,
     moe_block,
     multimodal,
     random_network,
     rewrite,
     rewrite_config,
+    text_block,
     text_only,
     write_checkpoint,
 )
@@ -238,10 +243,31 @@ def test_the_cpu_computes_in_float32_and_bounds_stay_as_they_are(tmp_path: Path)
 
     text = model.text.model
     assert model.dtype == "float32"
-    assert text.norm.weight.dtype == text.layers[0].mlp.gate_proj.scales.dtype == mx.float32
+    assert text.norm.weight.dtype == text.layers[0].mlp.down_proj.weight.dtype == mx.float32
+    assert text.layers[0].mlp.gate_proj.scales.dtype == mx.bfloat16
     assert text.layers[0].mlp.up_proj.scales.dtype == mx.uint8
-    assert text.embed_tokens_per_layer.weight.dtype == mx.bfloat16
+    assert text.embed_tokens_per_layer(mx.array([[1]])).dtype == mx.bfloat16
     assert model.network.vision_tower.encoder.layers[0].mlp.gate_proj.input_min.dtype == mx.bfloat16
+
+
+def test_the_scales_of_experts_are_float32_on_the_cpu(tmp_path: Path) -> None:
+    """A product with a few experts would cast those of all."""
+    gate = f"{TEXT}.layers.0.experts.switch_glu.gate_proj"
+    document = multimodal(moe_block(), audio_config=None)
+    folder = write_checkpoint(tmp_path, document, quantization={**AFFINE, gate: AFFINE}, dtype=mx.bfloat16)
+
+    with cpu():
+        packed = load(folder).text.model.layers[0].experts.switch_glu.gate_proj
+
+    assert packed.scales.dtype == packed.biases.dtype == mx.float32
+
+
+def test_a_gpu_computes_in_one_dtype(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "on_cpu", lambda: False)
+
+    text = load(folder, dtype="float16").text.model
+
+    assert text.norm.weight.dtype == text.layers[0].mlp.gate_proj.scales.dtype == mx.float16
 
 
 class cpu:  # noqa: N801 (a context manager used like a function)
@@ -276,3 +302,57 @@ def test_a_dtype_that_the_cpu_lacks_is_refused(tmp_path: Path) -> None:
 def test_an_unconverted_checkpoint_says_what_to_do() -> None:
     with pytest.raises(UsageError, match="this is a Hugging Face checkpoint; convert it first"):
         load(CHECKPOINTS / "e2b")
+
+
+# Large enough that the weights and not the rest decide what memory is taken.
+LARGE_TEXT = {"vocab_size": 4096, "vocab_size_per_layer_input": 4096, "hidden_size": 512, "intermediate_size": 1024}
+LARGE_VISION = {**VISION, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "head_dim": 64}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights in 4 bits and bfloat16: a PLE table, a language model and a tower of some megabytes each."""
+    document = multimodal(text_block(**LARGE_TEXT), vision_config=LARGE_VISION)
+    names = [name for name, module in random_network(document).named_modules() if hasattr(module, "to_quantized")]
+    quantization = {name: AFFINE for name in names if name.startswith(TEXT)}
+    return write_checkpoint(
+        tmp_path_factory.mktemp("large") / "model", document, quantization={**AFFINE, **quantization}, dtype=mx.bfloat16
+    )
+
+
+def stored_bytes(folder: Path) -> int:
+    """Of the language model, without its PLE table."""
+    tensors = Checkpoint.open(folder).tensors
+    return sum(info.nbytes for name, info in tensors.items() if name.startswith(TEXT) and PLE_TABLE not in name)
+
+
+def peak_of(folder: Path, dtype: str | None) -> int:
+    """What mlx took at most while it loaded."""
+    with cpu():
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        model = load(folder, dtype=dtype)
+        peak = mx.get_peak_memory() - before
+    assert model.network is not None
+    return peak
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_loading_takes_the_bytes_of_the_language_model_and_no_more(large: Path, dtype: str | None) -> None:
+    assert stored_bytes(large) < peak_of(large, dtype) <= stored_bytes(large) + 500_000
+
+
+MISTAKES: dict[str, tuple[str, Any]] = {
+    "the table is loaded": ("map_table", lambda *_: None),
+    "the towers are read": ("language_model", lambda network: network),
+    "the scales are cast": ("PACKING", ()),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
+def test_a_loader_that_takes_more_is_noticed(
+    large: Path, mistake: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, *mistake)
+
+    assert peak_of(large, None) > stored_bytes(large) + 500_000

@@ -425,6 +425,7 @@ def large_tower() -> vision.VisionTower:
     """Random weights that float16 can say, in float32."""
     mx.random.seed(0)
     tower = vision.VisionTower(VisionConfig.from_dict({**LARGE_VISION, "num_hidden_layers": LAYERS}))
+    tower.apply(lambda x: mx.random.normal(x.shape) * x.shape[-1] ** -0.5 if x.ndim == 2 else x)
     for layer in tower.encoder.layers:
         layer.post_attention_layernorm.weight *= NORM
         layer.post_feedforward_layernorm.weight *= NORM
