@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,17 +18,18 @@ from .card import conversion_card
 from .copies import check_copies
 from .decoding import open_files
 from .document import Json, OutputConfig, output_config
+from .executors import make_elsewhere
 from .inventory import take_inventory
 from .manifest import MANIFEST, conversion_manifest, index, package_version
-from .memory import chunk_bytes
 from .options import DTYPES, Options, check_options, choose_recipe
+from .place import check_output
 from .plan import ConversionPlan, build_plan, wanted_parts
 from .recipe import ROUNDINGS
-from .shards import Progress, ShardJob, make_shard
+from .shards import Progress, ShardJob, chunk_limit, make_shard
 from .source import CARD, Source, open_source
-from .stamps import Stamps, check_stamps, take_stamps
+from .stamps import NO_FILE, Stamps, unchanged
 from .survey import find_lattices
-from .writer import WorkFolder, check_output, dump
+from .writer import ShardRecord, WorkFolder, dump
 
 # Two threads keep a disk busy; more help where cores are plenty.
 DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
@@ -65,7 +67,7 @@ def prepare(
     recipe = choose_recipe(options)
     check_options(options)
     opened = open_source(source, revision)
-    stamps = take_stamps(opened.files)
+    stamps = {path: opened.stamps.get(path, NO_FILE) for path in opened.files}
     inventory = take_inventory(opened.config, opened.checkpoint.tensors.values(), wanted_parts(options.modalities))
     planned = partial(
         build_plan,
@@ -96,6 +98,7 @@ def hf_to_mlx(
     revision: str | None = None,
     max_memory: int | None = None,
     workers: int = DEFAULT_WORKERS,
+    executor: Executor | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -106,8 +109,10 @@ def hf_to_mlx(
         output: the folder to make; it appears when it is complete.
         options: what decides the bytes; the default is 4-bit, recipe `auto`.
         revision: a branch, tag or commit on the Hub.
-        max_memory: bound on the resident memory of the whole process, in bytes; None is no bound.
-        workers: threads.
+        max_memory: bound on the resident memory of the whole process, in bytes; None is no bound. With an executor it
+            holds for each process that makes one shard at a time.
+        workers: threads that work on one shard.
+        executor: makes the shards, each a job; without one they are made here, one after the other.
         overwrite: replace a checkpoint that stands at `output`.
         progress: called with the number of source bytes just done.
 
@@ -115,7 +120,15 @@ def hf_to_mlx(
         G4ConvertError: what is wrong; nothing is left at `output`.
     """
     conversion = prepare(source, options or Options(), revision=revision)
-    write(conversion, Path(output), max_memory=max_memory, workers=workers, overwrite=overwrite, progress=progress)
+    write(
+        conversion,
+        Path(output),
+        max_memory=max_memory,
+        workers=workers,
+        executor=executor,
+        overwrite=overwrite,
+        progress=progress,
+    )
     return conversion
 
 
@@ -125,34 +138,53 @@ def write(
     *,
     max_memory: int | None = None,
     workers: int = DEFAULT_WORKERS,
+    executor: Executor | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Carry out a planned conversion.
+    """Carry out a planned conversion; the arguments are those of `hf_to_mlx`.
 
     Raises:
         OutputError: the output cannot be written there.
+        ExecutorError: the executor gave up.
+        ShardError: the source cannot be read, or was changed since it was planned with.
         TensorError: a weight is not finite, or a tensor that should be a copy differs.
         UsageError: `max_memory` is too small, or there are no workers.
     """
     if workers < 1:
         raise UsageError("at least one is needed", where="--workers")
+    if executor is None:
+        chunk_limit(max_memory, workers)
     source, plan = conversion.source, conversion.plan
-    needed = plan.nbytes + sum(path.stat().st_size for path in source.sidecars.values()) + SMALL_FILES
+    needed = plan.nbytes + sum(conversion.stamps[path].size for path in source.sidecars.values()) + SMALL_FILES
     check_output(output, source.checkpoint.folder, needed, overwrite=overwrite)
-    limit = chunk_bytes(max_memory, workers)
-    with open_files(source.checkpoint.shards) as files:
+    with unchanged(conversion.stamps), open_files(source.checkpoint.shards) as files:
         check_copies(plan.drops, files)
     with WorkFolder(output, work_key(conversion)) as work:
-        for shard in plan.shards:
-            job = ShardJob(shard, work.path, conversion.stamps, limit, workers)
-            if work.has(shard):
-                (progress or _silent)(job.source_bytes)
-            else:
-                work.shard_done(shard, make_shard(job, progress or _silent))
-        _write_small_files(work, conversion)
-        check_stamps(conversion.stamps)
+        with unchanged(conversion.stamps):
+            jobs = [ShardJob(shard, work.attempts, conversion.stamps, max_memory, workers) for shard in plan.shards]
+            _make_shards(work, jobs, executor, progress or _silent)
+            _write_small_files(work, conversion)
         work.finish(_files(conversion), overwrite=overwrite)
+
+
+def _make_shards(work: WorkFolder, jobs: list[ShardJob], executor: Executor | None, progress: Progress) -> None:
+    missing = []
+    for job in jobs:
+        if work.has(job.shard):
+            progress(job.source_bytes)
+        else:
+            missing.append(job)
+    if executor is None:
+        for job in missing:
+            work.shard_done(job.shard, make_shard(job, progress))
+        return
+
+    def done(job: ShardJob, record: ShardRecord) -> None:
+        work.shard_done(job.shard, record)
+        progress(job.source_bytes)
+
+    make_elsewhere(missing, executor, done)
 
 
 def _files(conversion: Conversion) -> set[str]:

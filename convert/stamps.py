@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..schemas.errors import ShardError
+from ..schemas.errors import G4ConvertError, ShardError
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Stamp:
 
 
 Stamps = Mapping[Path, Stamp]
+NO_FILE = Stamp(-1, -1)
+"""The stamp of what was not there."""
 
 
 def take_stamps(paths: Iterable[Path]) -> Stamps:
@@ -49,3 +52,19 @@ def check_stamps(stamps: Stamps) -> None:
             raise ShardError(
                 "the file was changed while it was read", where=path.name, fix="convert again when nobody writes to it"
             )
+
+
+@contextmanager
+def unchanged(stamps: Stamps) -> Iterator[None]:
+    """Refuse a source that changed before or during the work; it explains whatever else went wrong meanwhile.
+
+    Raises:
+        ShardError: a file has another size or time, or is gone.
+    """
+    check_stamps(stamps)
+    try:
+        yield
+    except G4ConvertError:
+        check_stamps(stamps)
+        raise
+    check_stamps(stamps)

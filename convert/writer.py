@@ -1,4 +1,4 @@
-"""The output folder: streamed shards, a journal to resume by, and an atomic finish.
+"""The unfinished output: streamed shards, a journal to resume by, and an atomic finish.
 
 Work happens in a hidden folder beside the output. A shard whose journal entry is there has been synced to disk; a
 folder at the output path has been renamed as a whole, so it is complete.
@@ -6,25 +6,24 @@ folder at the output path has been renamed as a whole, so it is complete.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..loaders.checkpoint import CONFIG_FILE
-from ..schemas.errors import OutputError
+from ..schemas.errors import ExecutorError, OutputError, ShardError
+from .disk import disk_errors, sync_folder, write_synced
 from .lattice import Tally
 from .manifest import MANIFEST
+from .place import absolute, locked, parents_of, remove_replaced, take_place, work_path
 from .plan import Shard
-from .source import PLOT, SIDECARS
 from .writeback import WriteBack
 
 JOURNAL = "journal.jsonl"
@@ -49,17 +48,11 @@ def dump(document: Any) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-@contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turn what the operating system says about the output into one line for the user."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", where=error.filename or where) from None
-
-
 class WorkFolder:
     """The unfinished output beside its final place, with the journal of what is done.
+
+    Shards are made in `attempts`, a folder of this run alone, and come here when they are whole. So a worker that was
+    given up, but still writes, can harm neither this run nor the next.
 
     Args:
         output: where the finished folder will stand.
@@ -69,59 +62,82 @@ class WorkFolder:
     def __init__(self, output: Path, key: str) -> None:
         self.output = absolute(output)
         self.path = work_path(self.output)
+        self.attempts = self.path / f"attempts-{secrets.token_hex(4)}"
         self.key = key
         self.done: dict[str, ShardRecord] = {}
-        self._made: list[Path] = []
 
     def __enter__(self) -> Self:
-        with disk_errors(self.path):
-            self._made = [parent for parent in self.path.parents if not parent.exists()]
-            self.path.mkdir(parents=True, exist_ok=True)
-            _check_ours(self.path)
-            self._journal = os.open(self.path / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
-        self._lock()
-        with disk_errors(self.path):
-            self._resume()
+        with ExitStack() as stack:
+            stack.enter_context(parents_of(self.path))
+            stack.enter_context(locked(self.output))
+            stack.enter_context(self._folder())
+            self._exits = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Interrupted work stays for the next run; work that failed would fail again, so it goes."""
-        os.close(self._journal)
-        if kind is not None and issubclass(kind, Exception):
-            shutil.rmtree(self.path, ignore_errors=True)
-            for parent in self._made:
-                with suppress(OSError):
-                    parent.rmdir()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.__exit__(kind, error, trace)
 
-    def _lock(self) -> None:
+    @contextmanager
+    def _folder(self) -> Iterator[None]:
+        """Interrupted work stays for the next run; work that failed would fail again, so it goes."""
+        with disk_errors(self.path):
+            self.path.mkdir(exist_ok=True)
+            _check_ours(self.path)
         try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            with self._resumed():
+                yield
+        except ExecutorError:  # the work is as good as before
+            raise
+        except Exception:
+            self._remove()
+            raise
+
+    @contextmanager
+    def _resumed(self) -> Iterator[None]:
+        with disk_errors(self.path):
+            remove_replaced(self.output)
+            self._journal = os.open(self.path / JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        try:
+            with disk_errors(self.path):
+                self._resume()
+            yield
+        finally:
             os.close(self._journal)
-            raise OutputError("another conversion is writing there", where=self.output, fix="wait for it") from None
+            with suppress(OSError):
+                _remove(self.attempts)
+
+    def _remove(self) -> None:
+        """The journal goes last: by it a folder is ours."""
+        with suppress(OSError):
+            self._keep({JOURNAL})
+            (self.path / JOURNAL).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def _resume(self) -> None:
         """Go on from the journal if it was written for the same bytes, else start anew."""
-        entries = _read_journal(self.path / JOURNAL)
-        if entries and entries[0] == {"key": self.key}:
+        journal = self.path / JOURNAL
+        entries, size = _read_journal(journal)
+        resumed = entries[:1] == [{"key": self.key}]
+        if resumed:
             self.done = {entry.pop("shard"): ShardRecord.of(entry) for entry in entries[1:]}
-            return
-        self._keep({JOURNAL})
-        os.ftruncate(self._journal, 0)
-        self._log({"key": self.key})
+        self._keep({JOURNAL, *self.done})
+        os.ftruncate(self._journal, size if resumed else 0)
+        if not resumed:
+            self._log({"key": self.key})
+        self.attempts.mkdir()
 
-    def _keep(self, names: set[str]) -> None:
+    def _keep(self, names: Set[str]) -> None:
         """Remove whatever else lies in the folder."""
         for path in self.path.iterdir():
-            if path.name in names:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            if path.name not in names:
+                _remove(path)
 
     def _log(self, entry: Mapping[str, Any]) -> None:
-        os.write(self._journal, json.dumps(entry).encode() + b"\n")
+        line = memoryview(json.dumps(entry).encode() + b"\n")
+        while line:
+            line = line[os.write(self._journal, line) :]
         os.fsync(self._journal)
 
     def has(self, shard: Shard) -> bool:
@@ -130,8 +146,9 @@ class WorkFolder:
         return shard.file in self.done and path.is_file() and path.stat().st_size == shard.nbytes
 
     def shard_done(self, shard: Shard, record: ShardRecord) -> None:
-        """Note a shard that is whole and synced."""
-        with disk_errors(self.path):
+        """Take over a shard that is whole and synced, and note it."""
+        with disk_errors(self.path / shard.file):
+            (self.attempts / shard.file).replace(self.path / shard.file)
             self._log({"shard": shard.file, **asdict(record)})
         self.done[shard.file] = record
 
@@ -141,72 +158,50 @@ class WorkFolder:
             write_synced(self.path / name, data)
 
     def copy_file(self, name: str, source: Path) -> str:
-        """Copy a file block by block, and sync it; the SHA-256 of its bytes."""
+        """Copy a file block by block, and sync it; the SHA-256 of its bytes.
+
+        Raises:
+            OutputError: the disk refuses.
+            ShardError: the source cannot be read.
+        """
         digest = hashlib.sha256()
-        with disk_errors(self.path / name), source.open("rb") as original, (self.path / name).open("wb") as stream:
-            while block := original.read(1 << 20):
+        with disk_errors(self.path / name), (self.path / name).open("wb") as stream:
+            for block in _blocks(source):
                 digest.update(block)
                 stream.write(block)
             stream.flush()
             os.fsync(stream.fileno())
         return digest.hexdigest()
 
-    def finish(self, files: set[str], *, overwrite: bool) -> None:
-        """Put the folder in its place, all at once; what stood there steps aside first.
+    def finish(self, files: Set[str], *, overwrite: bool) -> None:
+        """Put the folder in its place, all at once.
 
         Args:
             files: what the folder holds; anything else goes.
-            overwrite: whether a checkpoint may stand at the output.
+            overwrite: whether a checkpoint may stand at the output; it goes.
         """
-        replaced = replaced_path(self.output)
         with disk_errors(self.output):
             self._keep(files)
-            _sync_folder(self.path)
-            if overwrite and self.output.exists():
-                shutil.rmtree(replaced, ignore_errors=True)
-                self.output.rename(replaced)
-            self.path.rename(self.output)
-            _sync_folder(self.output.parent)
-            if replaced.exists():
-                shutil.rmtree(replaced)
+            sync_folder(self.path)
+            take_place(self.path, self.output, overwrite=overwrite)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a small file where another one may stand: either of them is there, whole, at any moment.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    new = path.with_name(f".{path.name}.g4convert-unfinished")
-    with disk_errors(path):
-        try:
-            write_synced(new, data)
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
+def _blocks(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                yield block
+    except OSError as error:
+        raise ShardError(f"cannot be read: {error.strerror}", where=path.name) from None
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a small file, and wait until the disk has it."""
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def absolute(path: Path) -> Path:
-    """The path from the root, without `.` and `..`; links stay links."""
-    return Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow links
-
-
-def work_path(output: Path) -> Path:
-    """Where an output is made before it takes its place."""
-    return output.with_name(f".{output.name}.g4convert-unfinished")
-
-
-def replaced_path(output: Path) -> Path:
-    """Where the checkpoint waits that an output replaces."""
-    return output.with_name(f".{output.name}.g4convert-replaced")
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, also one in which somebody still makes files: under its new name nobody finds it."""
+    if path.is_dir() and not path.is_symlink():
+        doomed = path.rename(path.with_name(f"removed-{secrets.token_hex(4)}"))
+        shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _check_ours(path: Path) -> None:
@@ -216,21 +211,14 @@ def _check_ours(path: Path) -> None:
         raise OutputError("it is in the way of the unfinished output", where=path, fix="move it elsewhere")
 
 
-def _read_journal(path: Path) -> list[dict[str, Any]]:
-    """The whole entries; a torn last line is what a kill leaves, and damage makes the journal worthless."""
-    lines = path.read_bytes().splitlines(keepends=True)
+def _read_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The whole entries and their size in bytes; damage makes the journal worthless, but for a torn last line."""
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
     try:
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        return [json.loads(line) for line in whole.splitlines()], len(whole)
     except ValueError:
-        return []
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return [], 0
 
 
 @dataclass(frozen=True)
@@ -240,16 +228,21 @@ class _Tensor:
 
 
 class ShardFile:
-    """A shard under way: tensors come in pieces, in order within each tensor, at offsets known from the plan."""
+    """A shard under way: tensors come in pieces, in order within each tensor, at offsets known from the plan.
+
+    Until it is whole it has a name of its own: a cluster may make a shard twice, the second time while the first still
+    goes on.
+    """
 
     def __init__(self, folder: Path, shard: Shard) -> None:
         self.path = folder / shard.file
+        self._attempt = folder / f"{shard.file}.{secrets.token_hex(4)}"
         self.shard = shard
         self._tensors = {name: _Tensor(offset, hashlib.sha256()) for name, offset in shard.offsets.items()}
 
     def __enter__(self) -> Self:
         with disk_errors(self.path), ExitStack() as stack:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._file = os.open(self._attempt, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             stack.callback(os.close, self._file)
             self._disk = stack.enter_context(WriteBack(self._file))
             os.ftruncate(self._file, self.shard.nbytes)
@@ -261,6 +254,11 @@ class ShardFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for it any more: whoever gives the work up removes the file."""
+        return os.fstat(self._file).st_nlink == 0
 
     def put(self, name: str, offset: int, data: memoryview) -> None:
         """Write the next bytes of a tensor, `offset` from its start."""
@@ -276,60 +274,8 @@ class ShardFile:
             data, offset = data[written:], offset + written
 
     def sync(self) -> Digests:
-        """Force the shard to disk; the SHA-256 of every tensor's bytes."""
+        """Force the shard to disk, and give it its name; the SHA-256 of every tensor's bytes."""
         with disk_errors(self.path):
             self._disk.finish()
+            self._attempt.rename(self.path)
         return {name: tensor.digest.hexdigest() for name, tensor in self._tensors.items()}
-
-
-def check_output(output: Path, source: Path, needed: int, *, overwrite: bool) -> None:
-    """Refuse an output path before anything is written.
-
-    Raises:
-        OutputError: it exists, it or what it needs beside it overlaps the source, or the disk is too small.
-    """
-    place = absolute(output)
-    with disk_errors(output):
-        origin = _resolve(source)
-        for path in (place, work_path(place), replaced_path(place)):
-            _check_apart(_resolve(path), origin, output)
-        if place.exists() or place.is_symlink():
-            _check_replaceable(place, output, overwrite=overwrite)
-        free = shutil.disk_usage(_existing_parent(place)).free
-    if free < needed:
-        what = f"{needed:,} bytes are needed and {free:,} are free on the disk"
-        raise OutputError(what, where=output, fix="make room")
-
-
-def _resolve(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except RuntimeError:  # Python 3.11 and 3.12 say so of links in a circle
-        raise OutputError("its links lead in a circle", where=path) from None
-
-
-def _check_apart(path: Path, origin: Path, output: Path) -> None:
-    if path == origin or origin in path.parents or path in origin.parents:
-        raise OutputError("the output and the source overlap", where=output, fix="choose another folder")
-
-
-def _check_replaceable(place: Path, output: Path, *, overwrite: bool) -> None:
-    if not overwrite:
-        raise OutputError("the output exists", where=output, fix="choose another folder, or say --overwrite")
-    if not is_checkpoint(place):
-        raise OutputError("--overwrite replaces a checkpoint, and this is none", where=output, fix="remove it yourself")
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds the files of a checkpoint and nothing else, so that nobody misses them."""
-    if folder.is_symlink() or not folder.is_dir():
-        return False
-    names = [path.name for path in folder.iterdir() if path.is_file()]
-    weights = [name for name in names if name.endswith(".safetensors")]
-    patterns = (*SIDECARS, "*.safetensors", PLOT)
-    known = all(any(fnmatchcase(name, pattern) for pattern in patterns) for name in names)
-    return CONFIG_FILE in names and bool(weights) and known and len(names) == len(list(folder.iterdir()))
-
-
-def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in path.parents if parent.exists())

@@ -15,13 +15,13 @@ from ...model_cards.card import described, use, verification
 from ...model_cards.sections import USE, VERIFICATION, replace_section
 from ...schemas.errors import ConfigError, DefectError
 from ..card import runtimes
+from ..disk import replace_file
 from ..plan import MODALITIES, kept_modalities
 from ..source import CARD, PLOT
 from ..verification import figures
 from ..verification.checking import Progress
 from ..verification.outcome import Status, Verification
 from ..verification.run import verify
-from ..writer import replace_file
 from .access import check_name
 from .contents import LocalFile, contents
 from .section import plotted, verified

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from g4convert.convert import Options, hf_to_mlx, prepare
 from g4convert.convert.pipeline import work_key, write
-from g4convert.convert.writer import JOURNAL, replaced_path, work_path
+from g4convert.convert.place import replaced_path, work_path
+from g4convert.convert.writer import JOURNAL
 from g4convert.schemas.errors import (
     ConfigError,
     G4ConvertError,
@@ -131,7 +132,7 @@ def test_stopped_between_the_journals_end_and_the_rename(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("g4convert.convert.writer._sync_folder", stop)
+        patch.setattr("g4convert.convert.writer.sync_folder", stop)
         with pytest.raises(KeyboardInterrupt):
             hf_to_mlx(TEXT, tmp_path / "out")
     assert not (work_path(tmp_path / "out") / JOURNAL).exists()

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +12,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from g4convert.convert import Options, hf_to_mlx, pipeline, prepare, verify
-from g4convert.convert.pipeline import write
+from g4convert.convert import Options, hf_to_mlx, prepare, verify
 from g4convert.convert.quantize import STORAGE, Packed, dequantize
 from g4convert.convert.recipe import MIN_MAX, ROUNDINGS, SEARCH, Quantization
-from g4convert.convert.shards import Progress, ShardJob, make_shard
 from g4convert.convert.verification.outcome import Status
-from g4convert.convert.writer import ShardRecord, WorkFolder
 from g4convert.loaders.checkpoint import Checkpoint
 from g4convert.schemas import validate
 from g4convert.schemas.errors import NonFiniteError, OutputError, TensorError
@@ -213,7 +206,7 @@ def test_workers_chunks_and_runs_do_not_change_a_byte(
     expected = digests(converted(kind))
 
     for number, (workers, chunk) in enumerate([(1, 1 << 22), (2, 1 << 12), (4, 700)]):
-        monkeypatch.setattr("g4convert.convert.pipeline.chunk_bytes", lambda *_, chunk=chunk: chunk)
+        monkeypatch.setattr("g4convert.convert.shards.chunk_limit", lambda *_, chunk=chunk: chunk)
         output = tmp_path / str(number)
         hf_to_mlx(CHECKPOINTS / kind, output, workers=workers)
         assert digests(output) == expected
@@ -448,78 +441,7 @@ def test_an_untied_head_is_kept(tmp_path: Path) -> None:
     assert "language_model.lm_head.weight" in read_tensors(tmp_path / "out")
 
 
-# -- interruption ------------------------------------------------------------------------------------------------------
-
-
-def test_killed_at_random_moments_it_finishes_with_the_same_bytes(converted: Convert, tmp_path: Path) -> None:
-    options = Options(max_shard_size=60_000)
-    output, expected = tmp_path / "out", tmp_path / "expected"
-    hf_to_mlx(CHECKPOINTS / "e4b", expected, options=options)
-    command = [*COMMAND, str(CHECKPOINTS / "e4b"), str(output), "--max-shard-size", "60000"]
-    generator = np.random.default_rng(11)
-    journal, kills = tmp_path / ".out.g4convert-unfinished" / "journal.jsonl", 0
-    for _ in range(10):
-        before = size_of(journal)
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and size_of(journal) == before:
-                time.sleep(0.001)
-            time.sleep(float(generator.uniform(0, 0.08)))
-            process.send_signal(signal.SIGKILL)
-        kills += process.returncode == -signal.SIGKILL
-        assert not output.exists() or digests(output) == digests(expected)
-        shutil.rmtree(output, ignore_errors=True)
-    assert kills > 5
-
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-
-    assert done.returncode == 0, done.stderr
-    assert digests(output) == digests(expected)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "out"]
-
-
-def size_of(path: Path) -> int:
-    """The file's size; -1 where there is none."""
-    return path.stat().st_size if path.exists() else -1
-
-
-def test_finished_shards_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options, written = Options(max_shard_size=400_000), list[str]()
-    original = make_shard
-
-    def until_the_third(job: ShardJob, progress: Progress) -> ShardRecord:
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(job.shard.file)
-        return original(job, progress)
-
-    monkeypatch.setattr(pipeline, "make_shard", until_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        hf_to_mlx(CHECKPOINTS / "e4b", tmp_path / "out", options=options)
-    made: list[str] = []
-
-    def recorded(job: ShardJob, progress: Progress) -> ShardRecord:
-        made.append(job.shard.file)
-        return original(job, progress)
-
-    monkeypatch.setattr(pipeline, "make_shard", recorded)
-    conversion = hf_to_mlx(CHECKPOINTS / "e4b", tmp_path / "out", options=options)
-
-    assert set(made) == {shard.file for shard in conversion.plan.shards} - set(written)
-
-
-def test_work_of_another_call_is_thrown_away(converted: Convert, tmp_path: Path) -> None:
-    with WorkFolder(tmp_path / "out", "another key") as work:
-        work.write_file("stale.safetensors", b"x")
-    assert (tmp_path / ".out.g4convert-unfinished" / "stale.safetensors").exists()
-
-    write(prepare(CHECKPOINTS / "e4b", Options()), tmp_path / "out")
-
-    assert digests(tmp_path / "out") == digests(converted("e4b"))
-
-
-def test_two_conversions_into_one_output_do_not_mix(tmp_path: Path) -> None:
-    with WorkFolder(tmp_path / "out", "key"), pytest.raises(OutputError, match="another conversion is writing there"):
-        hf_to_mlx(CHECKPOINTS / "e4b", tmp_path / "out")
+# -- what stands at the output -----------------------------------------------------------------------------------------
 
 
 def test_overwrite_replaces_a_checkpoint_and_nothing_else(converted: Convert, tmp_path: Path) -> None:
@@ -534,26 +456,6 @@ def test_overwrite_replaces_a_checkpoint_and_nothing_else(converted: Convert, tm
     with pytest.raises(OutputError, match="replaces a checkpoint, and this is none"):
         hf_to_mlx(CHECKPOINTS / "e4b", other, overwrite=True)
     assert (other / "chapter.txt").read_text() == "dear"
-
-
-def test_overwriting_that_was_cut_short_is_cleared_away(converted: Convert, tmp_path: Path) -> None:
-    """Killed between the two renames: the old checkpoint stands aside, nothing stands at the output."""
-    aside = tmp_path / ".out.g4convert-replaced"
-    copy_of("31b", aside)
-
-    hf_to_mlx(CHECKPOINTS / "e4b", tmp_path / "out", overwrite=True)
-
-    assert digests(tmp_path / "out") == digests(converted("e4b"))
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_full_disk_is_found_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = os.statvfs(tmp_path)
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000, "total": usage.f_blocks})())
-
-    with pytest.raises(OutputError, match="bytes are needed and 1,000 are free"):
-        hf_to_mlx(CHECKPOINTS / "e4b", tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_storage_dtypes_are_those_of_safetensors() -> None:

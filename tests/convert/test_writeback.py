@@ -46,9 +46,10 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
 def test_an_error_of_an_earlier_portion_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     failing_once(monkeypatch, 1)
 
-    with WriteBack(7) as disk, pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    with WriteBack(7) as disk:
         disk.wrote(100)
-        disk.finish()
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            disk.finish()
 
 
 def test_a_conversion_whose_disk_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
