@@ -6,18 +6,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison.outcome import Comparison
+    from .comparison.run import diff
     from .options import Options
     from .pipeline import Conversion, hf_to_mlx, prepare
     from .publication.run import Publication, publish
     from .publication.target import Target
     from .verification.run import verify
 
-__all__ = ["Conversion", "Options", "Publication", "Target", "hf_to_mlx", "prepare", "publish", "verify"]
+__all__ = [
+    "Comparison",
+    "Conversion",
+    "Options",
+    "Publication",
+    "Target",
+    "diff",
+    "hf_to_mlx",
+    "prepare",
+    "publish",
+    "verify",
+]
 
 HOMES = {
+    "Comparison": ".comparison.outcome",
     "Options": ".options",
     "Publication": ".publication.run",
     "Target": ".publication.target",
+    "diff": ".comparison.run",
     "publish": ".publication.run",
     "verify": ".verification.run",
 }

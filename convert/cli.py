@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,10 @@ import click
 from ..schemas.errors import DefectError, G4ConvertError, HubError, UsageError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from tqdm import tqdm
+
     from .pipeline import Conversion
     from .publication.run import Publication
     from .shards import Progress
@@ -52,6 +58,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; every error a user can meet is one line and status 2."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not so where the shell has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         # Not cli.main(): click's own handlers would print more than one line, and give a closed pipe status 1.
         with warnings.catch_warnings(), cli.make_context("g4convert", sys.argv[1:]) as context:
@@ -79,13 +87,20 @@ def main() -> None:
         _quit(f"{error.filename or 'system'}: {error.strerror or error}", 2)
 
 
+def _interrupt(*_: object) -> None:
+    """The first Ctrl-C lets the program clean up, the next one ends it at once; the output is sound either way."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
     # Names of strangers stand in warnings, too: as an error, it is one line that no terminal acts on.
     click.echo(f"g4convert: {G4ConvertError(f'warning: {message}')}", err=True)
 
 
 def _quit(message: str, status: int) -> None:
-    click.echo(f"g4convert: {' '.join(message.split())}", err=True)
+    # Of whatever error it is: no more than a line, and nothing that a terminal would act on.
+    click.echo(f"g4convert: {G4ConvertError(message)}", err=True)
     sys.exit(status)
 
 
@@ -111,9 +126,14 @@ def _quit(message: str, status: int) -> None:
     metavar="SIZE",
     default="1GB",
     show_default=True,
-    help="Largest resident size of the process.",
+    help="Largest resident size of the process; with --dask, of each worker that has one thread.",
 )
-@click.option("--workers", type=int, help="Threads.  [default: one a core, at most 4]")
+@click.option("--workers", type=int, help="Threads that work on a shard.  [default: one a core, at most 4]")
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Make the shards on the workers of this Dask scheduler, tcp://host:port; --max-shard-size says how many.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be written, to the byte, and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a checkpoint that stands at OUTPUT, or at --upload.")
 @click.option("--upload", metavar="REPO_ID", help="Verify OUTPUT and publish it on the Hub, all in one.")
@@ -125,6 +145,7 @@ def hf_to_mlx(
     output: Path | None,
     max_memory: int,
     workers: int | None,
+    dask: str | None,
     dry_run: bool,
     overwrite: bool,
     upload: str | None,
@@ -146,25 +167,24 @@ def hf_to_mlx(
     if output is None and not dry_run:
         raise UsageError("the folder to write is missing", where="OUTPUT", fix="name it after SOURCE, or say --dry-run")
     publish_there = None if upload is None else _publisher(upload, private=private, overwrite=overwrite, quiet=quiet)
-    with _line(quiet=quiet) as say:
-        asked = Options(quantize=not no_quantize, **options)
-        conversion = prepare(source, asked, revision=revision, measuring=partial(say, "measuring"))
-    if dry_run or output is None:
-        _say(lambda: report.dry_run(conversion), lambda: report.as_json(conversion), as_json=as_json, quiet=quiet)
-        return
-    output = Path(os.path.expanduser(output))  # noqa: PTH111  # Path.expanduser() fails on ~nobody
-    try:
-        with _bar(conversion, quiet=quiet) as progress:
+    with _executor(None if dry_run else dask) as executor:
+        with _line(quiet=quiet) as say:
+            asked = Options(quantize=not no_quantize, **options)
+            conversion = prepare(source, asked, revision=revision, measuring=partial(say, "measuring"))
+        if dry_run or output is None:
+            _say(lambda: report.dry_run(conversion), lambda: report.as_json(conversion), as_json=as_json, quiet=quiet)
+            return
+        output = Path(os.path.expanduser(output))  # noqa: PTH111  # Path.expanduser() fails on ~nobody
+        with _resumable(), _bar(conversion, quiet=quiet) as progress:
             write(
                 conversion,
                 output,
                 max_memory=max_memory,
                 workers=DEFAULT_WORKERS if workers is None else workers,
+                executor=executor,
                 overwrite=overwrite,
                 progress=progress,
             )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
     document = {**report.as_json(conversion), "output": str(output)}
     if publish_there is None:
         _say(lambda: report.written(conversion, output), lambda: document, as_json=as_json, quiet=quiet)
@@ -178,6 +198,22 @@ def hf_to_mlx(
         as_json=as_json,
         quiet=quiet,
     )
+
+
+def _executor(address: str | None) -> AbstractContextManager[Executor | None]:
+    if address is None:
+        return nullcontext()
+    from .cluster import cluster
+
+    return cluster(address)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on where it stopped") from None
 
 
 def _publisher(repo_id: str, *, private: bool, overwrite: bool, quiet: bool) -> Callable[[Path, str], Publication]:
@@ -332,6 +368,26 @@ def verify(
         raise click.exceptions.Exit(1)
 
 
+@cli.command(epilog="Example: g4convert diff google/gemma-4-E2B-it gemma-4-E2B-it-4bit")
+@click.argument("a")
+@click.argument("b")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def diff(a: str, b: str, as_json: bool, quiet: bool) -> None:
+    """Compare two checkpoints, A and B, each a folder or a Hub id, converted or not: files, then every weight.
+
+    The exit status is 1 if they differ, be it in form only.
+    """
+    from .comparison import run
+    from .comparison.text import text
+
+    with _line(quiet=quiet) as progress:
+        found = run.diff(a, b, progress=progress)
+    _say(lambda: text(found), found.to_dict, as_json=as_json, quiet=quiet)
+    if not found.equal:
+        raise click.exceptions.Exit(1)
+
+
 @cli.command(
     epilog="Example: g4convert publish gemma-4-E2B-it-4bit me/gemma-4-E2B-it-4bit --source google/gemma-4-E2B-it"
 )
@@ -393,11 +449,9 @@ class _bar:  # noqa: N801
     """A progress bar on standard error, if that is a terminal; gives the function to call with bytes done."""
 
     def __init__(self, conversion: Conversion, *, quiet: bool) -> None:
-        from tqdm import tqdm
-
         total = sum(step.parameters * _itemsize(step.source.dtype) for step in conversion.plan.steps)
         hidden = True if quiet else None
-        self._tqdm = tqdm(total=total, unit="B", unit_scale=True, desc="converting", disable=hidden, leave=False)
+        self._tqdm = _tqdm(total=total, unit="B", unit_scale=True, desc="converting", disable=hidden, leave=False)
 
     def __enter__(self) -> Progress:
         def progress(count: int) -> None:
@@ -413,9 +467,7 @@ class _line:  # noqa: N801
     """A line on standard error that says what is being done, if that is a terminal; gives the function to call."""
 
     def __init__(self, *, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self._tqdm = tqdm(bar_format="{desc}", disable=True if quiet else None, leave=False)
+        self._tqdm = _tqdm(bar_format="{desc}", disable=True if quiet else None, leave=False)
 
     def __enter__(self) -> Callable[[str, str], object]:
         # Names of tensors come from strangers: nothing that a terminal would act on.
@@ -423,6 +475,16 @@ class _line:  # noqa: N801
 
     def __exit__(self, *_: object) -> None:
         self._tqdm.close()
+
+
+def _tqdm(**options: Any) -> tqdm[Any]:
+    """A bar whose lock is that of threads; tqdm's own, for processes as well, can outlive one that is killed."""
+    from threading import RLock
+
+    from tqdm import tqdm
+
+    tqdm.set_lock(RLock())
+    return tqdm(**options)
 
 
 def _itemsize(dtype: str) -> int:

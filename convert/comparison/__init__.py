@@ -1,0 +1,1 @@
+"""How two checkpoints differ, and what each difference means."""
