@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ...loaders.checkpoint import CONFIG_FILE
@@ -23,6 +24,7 @@ TEXT = "text_config"
 BLOCKS: tuple[Path, ...] = (("quantization",), ("quantization_config",), (TEXT, "quantization_config"))
 PACKED_ALIKE = "how weights are packed; of every weight that both hold it says the same"
 STOPS = "eos_token_id"
+IMPLIED = "follows from other keys; some MLX runtimes look for it here and nowhere else"
 SAME_STOPS = "where answers stop; config.json and generation_config.json together name the same tokens"
 
 # Keys that are read into a field of another name.
@@ -71,7 +73,7 @@ class Meanings:
     a: Side
     b: Side
 
-    @property
+    @cached_property
     def documents(self) -> tuple[Json, Json]:
         """Both without quantization blocks; the language model has a section in both or, if in neither, in both."""
         one, other = (_wrapped(_without_blocks(side.document), side.config) for side in (self.a, self.b))
@@ -88,15 +90,25 @@ class Meanings:
             return SAME_STOPS if same_stops(self.a, self.b) else None
         if self.a.fault is not None or self.b.fault is not None:
             return None
+        one, other = self._implied
+        if path in one and path in other and one[path] == other[path]:
+            return IMPLIED
         return SPELLED if self._is_read_alike(path) else None
+
+    @cached_property
+    def _implied(self) -> tuple[dict[Path, Any], dict[Path, Any]]:
+        """Keys that a conversion adds, as each config says them or as they follow from the rest."""
+        one, other = (_with_runtime_keys(*pair) for pair in zip(self.documents, self._configs, strict=True))
+        return one, other
+
+    @property
+    def _configs(self) -> tuple[ModelConfig, ModelConfig]:
+        return self.a.config, self.b.config
 
     def _is_read_alike(self, path: Path) -> bool:
         field = FIELDS.get(path[:2]) or FIELDS.get(path[:1]) or path[:2]
-        one, other = (_fields(side.config) for side in (self.a, self.b))
-        if field in one and field in other:
-            return not any(differences(one[field], other[field]))
-        one, other = (_implied(side) for side in (self.a, self.b))
-        return path in one and path in other and bool(one[path] == other[path])
+        one, other = map(_fields, self._configs)
+        return field in one and field in other and not any(differences(one[field], other[field]))
 
 
 def _fields(config: ModelConfig) -> dict[Path, Any]:
@@ -108,12 +120,11 @@ def _fields(config: ModelConfig) -> dict[Path, Any]:
     return found
 
 
-def _implied(side: Side) -> dict[Path, Any]:
-    """Keys that follow from others, as the config says them or as a conversion would."""
-    keys = runtime_keys(side.config)
-    implied = {(key,) if section is None else (section, key): value for section, key, value in keys}
-    said = {path: _found(side.document, path) for path in implied}
-    return {path: said[path] if is_there(said[path]) else value for path, value in implied.items()}
+def _with_runtime_keys(document: Json, config: ModelConfig) -> dict[Path, Any]:
+    root: Path = (TEXT,) if config.text_only else ()
+    keys = {(*root, key) if section is None else (section, key): value for section, key, value in runtime_keys(config)}
+    said = {path: _found(document, path) for path in keys}
+    return {path: said[path] if is_there(said[path]) else value for path, value in keys.items()}
 
 
 def _wrapped(document: Json, config: ModelConfig) -> Json:

@@ -17,17 +17,20 @@ from types import FrameType
 
 import pytest
 
+# Of the processor; a machine that is busy with something else may take longer, but nothing may wait for ever.
 SECONDS = 5.0
+WAITING = 30.0
 # A gigabyte, of which the program itself takes a fifth before it opens anything.
 GROWTH = 800_000_000
 
 
 @contextmanager
-def limits(seconds: float = SECONDS, growth: int = GROWTH) -> Iterator[None]:
-    """Fail the test when the block runs longer, holds more memory at any moment, or opens a connection."""
+def limits(seconds: float = SECONDS, waiting: float = WAITING, growth: int = GROWTH) -> Iterator[None]:
+    """Fail the test when the block computes or waits longer, holds more memory at any moment, or opens a connection."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", _no_network)
-        with _alarm(seconds):
+        computing = _alarm(signal.ITIMER_PROF, signal.SIGPROF, seconds)
+        with computing, _alarm(signal.ITIMER_REAL, signal.SIGALRM, waiting):
             before = _reset_peak()
             yield
         if before is not None and (grown := _peak() - before) > growth:
@@ -39,18 +42,18 @@ def _no_network(*_: object) -> None:
 
 
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def _alarm(timer: int, sign: signal.Signals, seconds: float) -> Iterator[None]:
     def late(_: int, __: FrameType | None) -> None:
         # Not an Exception, so no handler of the program takes it for a bad file.
         pytest.fail(f"it took more than {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(sign, late)
+    signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(timer, 0)
+        signal.signal(sign, before)
 
 
 def _reset_peak() -> int | None:
@@ -76,20 +79,28 @@ def state(folder: Path) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Ended:
-    """What a process left: its exit status, negative for a signal, its output, and its largest resident size."""
+    """What a process left.
+
+    Attributes:
+        status: its exit status, negative for a signal.
+        out, err: what it printed.
+        seconds: that it computed.
+        peak: its largest resident size in bytes.
+    """
 
     status: int
     out: str
     err: str
+    seconds: float
     peak: int
 
 
-def run_process(*arguments: str | Path, seconds: float = SECONDS) -> Ended:
-    """The command line in a process of its own, which is killed when it runs longer."""
+def run_process(*arguments: str | Path, waiting: float = WAITING) -> Ended:
+    """The command line in a process of its own, which is killed when it takes longer."""
     program = "from g4convert.convert.cli import main; main()"
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=out, stderr=err)
-        killer = Timer(seconds, process.kill)
+        killer = Timer(waiting, process.kill)
         killer.start()
         _, status, usage = os.wait4(process.pid, 0)
         killer.cancel()
@@ -97,4 +108,5 @@ def run_process(*arguments: str | Path, seconds: float = SECONDS) -> Ended:
         out.seek(0)
         err.seek(0)
         unit = 1 if sys.platform == "darwin" else 1024
-        return Ended(process.returncode, out.read(), err.read(), usage.ru_maxrss * unit)
+        seconds = usage.ru_utime + usage.ru_stime
+        return Ended(process.returncode, out.read(), err.read(), seconds, usage.ru_maxrss * unit)

@@ -25,7 +25,7 @@ from g4convert.tests.support import (
 from .breaks import raw_header
 from .corpus import CORPUS
 from .fields import AMOUNTS, FREE, PLACES, broken
-from .limits import limits, run_process, state
+from .limits import SECONDS, limits, run_process, state
 from .programs import PICKLES, program, trapped
 
 GIGABYTE = 10**9
@@ -143,5 +143,6 @@ def test_a_process_refuses_a_bad_source(case: str, room: Path) -> None:
 
     assert (ended.status, ended.out) == (2, ""), ended.err
     assert CORPUS[case].refusal.fits(only_error_line(ended.err))
+    assert ended.seconds < SECONDS
     assert ended.peak < GIGABYTE
     assert state(room) == before

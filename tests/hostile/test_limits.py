@@ -15,7 +15,7 @@ from .limits import limits, run_process
 def test_who_waits_is_interrupted(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(pytest.fail.Exception, match=r"more than 0\.2 s"), limits(seconds=0.2):
+    with pytest.raises(pytest.fail.Exception, match=r"more than 0\.2 s"), limits(waiting=0.2):
         (tmp_path / "pipe").read_text()
 
 
@@ -47,6 +47,6 @@ def test_who_stays_within_them_passes() -> None:
 
 @pytest.mark.slow
 def test_a_process_is_killed_and_measured(tmp_path: Path) -> None:
-    assert run_process("--version", seconds=0.01).status < 0
+    assert run_process("--version", waiting=0.01).status < 0
     assert run_process("--version").status == 0
     assert run_process("--version").peak > 10_000_000

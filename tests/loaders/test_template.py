@@ -247,6 +247,7 @@ def test_what_is_being_rendered_ends_with_the_program() -> None:
         import sys, threading, time
         from g4convert.loaders import template
         template.render("a", {})
+        threading.excepthook = lambda _: None  # it is told that its process is gone
         patient = {"messages": [{}] * 1000}
         threading.Thread(target=template.render, args=(sys.argv[1], patient), daemon=True).start()
         time.sleep(0.5)

@@ -176,7 +176,7 @@ def test_a_report_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: 
 
     result = run("model", "--report", file)
 
-    assert str(result.exception) == f"{file}: cannot be written: No space left on device"
+    assert str(result.exception) == f"{file}: cannot be written: No space left on device; make room"
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.html", "old")]
 
 
