@@ -22,7 +22,13 @@ SECTIONS = [
     ("e2b", "audio_config"), ("26b-a4b", "text_config"), ("12b", "vision_config"), ("12b", "audio_config"),
     ("text", ""),
 ]  # fmt: skip
-EXPERTS = {"enable_moe_block", "num_experts", "top_k_experts", "moe_intermediate_size", "num_global_key_value_heads"}
+# Of samples that come later, what is theirs alone.
+OWN = {
+    "26b-a4b": {
+        "enable_moe_block", "num_experts", "top_k_experts", "moe_intermediate_size", "num_global_key_value_heads",
+    },
+    "text": {"model_type", "per_layer_config", "hidden_size_per_layer_input"},
+}  # fmt: skip
 
 # What no tensor and no other file shows, or what may be left out: another value makes another model, not a wrong file.
 FREE = {
@@ -53,7 +59,7 @@ def _properties(schema: Any) -> Iterator[str]:
 def fields(kind: str, section: str) -> list[str]:
     """The fields of a section of a sample that its schema knows."""
     names = set(at(read_json(CHECKPOINTS / kind / "config.json"), section)) & known_fields()
-    return sorted(names & EXPERTS if kind == "26b-a4b" else names)
+    return sorted(names & OWN.get(kind, names))
 
 
 def at(document: Any, section: str) -> Any:

@@ -20,6 +20,8 @@ import pytest
 # Of the processor; a machine that is busy with something else may take longer, but nothing may wait for ever.
 SECONDS = 5.0
 WAITING = 30.0
+# Characters that are still a line.
+LINE = 1100
 # A gigabyte, of which the program itself takes a fifth before it opens anything.
 GROWTH = 800_000_000
 

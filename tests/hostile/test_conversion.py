@@ -25,7 +25,7 @@ from g4convert.tests.support import (
 from .breaks import raw_header
 from .corpus import CORPUS
 from .fields import AMOUNTS, FREE, PLACES, broken
-from .limits import SECONDS, limits, run_process, state
+from .limits import LINE, SECONDS, limits, run_process, state
 from .programs import PICKLES, program, trapped
 
 GIGABYTE = 10**9
@@ -55,6 +55,7 @@ def test_a_bad_source_is_refused(case: str, room: Path, capsys: pytest.CaptureFi
     assert (status, type(error), captured.out) == (2, CORPUS[case].error, ""), line
     assert CORPUS[case].refusal.fits(line), line
     assert line.isprintable()
+    assert len(line) < LINE
     assert str(source) not in line.replace(f"{source}:", "")
     assert state(room) == before
 

@@ -17,7 +17,7 @@ from .breaks import Refusal
 from .conftest import Plain
 from .corpus import CONVERTED, CORPUS
 from .fields import AMOUNTS, FREE, PLACES, broken
-from .limits import limits, state
+from .limits import LINE, limits, state
 from .programs import PICKLES, program, trapped
 from .test_conversion import hub_cache
 
@@ -47,6 +47,7 @@ def check(folder: Path, expected: Refusal | None) -> None:
         assert type(found) is expected.error, found
         assert expected.fits(str(found)), found
         assert str(found).isprintable()
+        assert len(str(found)) < LINE
     assert state(folder.parent) == before
 
 

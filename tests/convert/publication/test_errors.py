@@ -132,7 +132,8 @@ def test_a_passing_fault_is_waited_out_in_silence(shell: Shell, hub: Hub, folder
 
     shell.published(folder)  # nothing on standard error
 
-    assert sorted(waits) == [1, 1, 8]
+    # Files go up side by side: both faults may meet the same one, which then waits longer the second time.
+    assert sorted(waits) in ([1, 1, 8], [1, 2, 8])
     assert held(hub) == content(folder)
 
 
