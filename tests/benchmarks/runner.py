@@ -1,17 +1,17 @@
 """Load and run one 4-bit checkpoint with g4convert, mlx-lm and mlx-vlm, in one run.
 
     python tests/benchmarks/runner.py [FOLDER] [--dtypes float32 bfloat16] [--prompts 512 2048] [--tokens 64]
-                                      [--repeat 3] [--no-picture]
+                                      [--repeat 3] [--clock wall] [--no-picture]
 
 The checkpoint has the shape of E2B, scaled down to 294 million random parameters: its head sizes, window, KV-shared
 tail, per-layer embeddings and vision layers. It is made in FOLDER, or in a temporary one, converted by g4convert, and
 used again where FOLDER has it. Each measurement is a process of its own, the runners take turns, and medians are
 printed: seconds to load; while loading, the growth of resident memory after the imports and mlx's own peak, each over
 the size of the weights; prompt tokens a second up to the first token, and tokens a second after it. All get the same
-ids and patches and answer greedily, through the generator that gives text; up to the first token of the picture, its
-seconds count, with the vision tower. A dtype is that of activations and of weights that are not packed, in every
-runner; mlx-lm and mlx-vlm take bfloat16 by default, g4convert takes float32 on the CPU. Below stands whether all
-answered with the same tokens. Needs the extra `parity`.
+ids and patches, answer greedily and make text of it; the vision tower counts as time before the first token. A dtype is
+that of activations and of weights that are not packed, in every runner; mlx-lm and mlx-vlm take bfloat16 by default,
+g4convert takes float32 on the CPU. The clock `cpu` counts the processor's seconds in place of the wall's, for a machine
+without a GPU that others use, too. Below stands whether all answered with the same tokens. Needs the extra `parity`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from g4convert.convert import hf_to_mlx
-from g4convert.loaders import attachments, load, stream
+from g4convert.loaders import Sampling, attachments, load
 from g4convert.loaders.config import FULL, SLIDING, ModelConfig
+from g4convert.loaders.encoding import encode
+from g4convert.loaders.generation import Detokenizer, Sampler, decode
 from g4convert.loaders.loading import DTYPES, open_prompt
+from g4convert.loaders.merge import merge
 from g4convert.loaders.prompt import Prompt
 from g4convert.tests.support import CHECKPOINTS, WEIGHTS, headers, read_json
 from ml_dtypes import bfloat16
@@ -84,8 +88,11 @@ class Answer:
     tokens: list[int]
 
 
-Ask = Callable[[Prompt, int], Answer]
-"""Answers a prompt with a number of tokens."""
+Ask = Callable[[Prompt, int], Iterator[int]]
+"""Answers a prompt with a number of tokens, as they come."""
+
+Clock = Callable[[], float]
+CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def make(folder: Path) -> Path:
@@ -144,11 +151,13 @@ def g4convert(folder: Path, dtype: str) -> Ask:
     """Load with our own loader."""
     model = load(folder, dtype=dtype)
 
-    def ask(prompt: Prompt, count: int) -> Answer:
-        *_, last = stream(model, prompt, max_tokens=count)
-        assert last.generation is not None
-        stats, tokens = last.generation.stats, list(last.generation.tokens)
-        return Answer(len(prompt.ids), stats.encode_seconds + stats.prefill_seconds, stats.decode_seconds, tokens)
+    def ask(prompt: Prompt, count: int) -> Iterator[int]:
+        detokenizer = Detokenizer(model.prompt.tokenizer)
+        merged = merge(model.config, np.array(prompt.ids), encode(model.network, prompt))
+        sampler = Sampler.make(Sampling(), model.prompt, model.config.text.vocab_size)
+        for token in decode(model.text, merged, sampler, count=count):
+            detokenizer.add(token)
+            yield token
 
     return ask
 
@@ -159,8 +168,9 @@ def mlx_lm(folder: Path, dtype: str) -> Ask:
     model, tokenizer = peer.load(str(folder), lazy=True)
     compute_in(model, dtype)
 
-    def ask(prompt: Prompt, count: int) -> Answer:
-        return timed(prompt, peer.stream_generate(model, tokenizer, list(prompt.ids), max_tokens=count), count)
+    def ask(prompt: Prompt, count: int) -> Iterator[int]:
+        responses = peer.stream_generate(model, tokenizer, list(prompt.ids), max_tokens=count)
+        return (response.token for response in responses)
 
     return ask
 
@@ -171,10 +181,11 @@ def mlx_vlm(folder: Path, dtype: str) -> Ask:
     model, processor = peer.load(str(folder), lazy=True)
     compute_in(model, dtype)
 
-    def ask(prompt: Prompt, count: int) -> Answer:
+    def ask(prompt: Prompt, count: int) -> Iterator[int]:
         inputs = {"input_ids": mx.array(prompt.ids)[None], **picture_of(prompt)}
         responses = peer.stream_generate(model, processor, "", max_tokens=count, temperature=0.0, **inputs)
-        return timed(prompt, responses, count)
+        # It closes with the last token once more.
+        return (response.token for response in islice(responses, count))
 
     return ask
 
@@ -196,10 +207,11 @@ def picture_of(prompt: Prompt) -> dict[str, mx.array]:
     return {"pixel_values": mx.array(image.patches)[None], "image_position_ids": mx.array(image.positions)[None]}
 
 
-def timed(prompt: Prompt, responses: Iterator[Any], count: int) -> Answer:
-    """The first `count` tokens of a peer's stream, which may close with the last one again."""
-    start = time.perf_counter()
-    found = [(time.perf_counter() - start, int(response.token)) for response in responses][:count]
+def timed(ask: Ask, prompt: Prompt, count: int, clock: Clock) -> Answer:
+    """An answer, and when its tokens came."""
+    start = clock()
+    found = [(clock() - start, int(token)) for token in ask(prompt, count)]
+    mx.synchronize()  # what a runner has begun beyond them is not the next answer's
     times, tokens = zip(*found, strict=True)
     return Answer(len(prompt.ids), times[0], times[-1] - times[0], list(tokens))
 
@@ -211,11 +223,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if runner != "g4convert":
         import_module("g4convert.tests.parity.reference")  # lets transformers import
         import_module(runner.replace("-", "_"))
-    before, start = peak_resident(), time.perf_counter()
+    clock = CLOCKS[arguments.clock]
+    before, start = peak_resident(), clock()
     ask = RUNNERS[runner](arguments.folder, dtype)
-    loaded = {"load": time.perf_counter() - start, "resident": peak_resident() - before, "mlx": mx.get_peak_memory()}
-    ask(Prompt(next(iter(asked.values())).ids[:WARM_UP]), WARM_UP)
-    return {**loaded, "answers": {name: asdict(ask(prompt, arguments.tokens)) for name, prompt in asked.items()}}
+    loaded = {"load": clock() - start, "resident": peak_resident() - before, "mlx": mx.get_peak_memory()}
+    timed(ask, Prompt(next(iter(asked.values())).ids[:WARM_UP]), WARM_UP, clock)
+    answers = {name: timed(ask, prompt, arguments.tokens, clock) for name, prompt in asked.items()}
+    return {**loaded, "answers": {name: asdict(answer) for name, answer in answers.items()}}
 
 
 def peak_resident() -> int:
@@ -227,7 +241,7 @@ def peak_resident() -> int:
 def measured(runner: str, dtype: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """What `measure` finds in a process of its own."""
     call = [sys.executable, __file__, str(folder), "--measure", runner, "--dtypes", dtype]
-    call += ["--tokens", str(arguments.tokens), "--prompts", *map(str, arguments.prompts)]
+    call += ["--clock", arguments.clock, "--tokens", str(arguments.tokens), "--prompts", *map(str, arguments.prompts)]
     call += ["--no-picture"] if arguments.no_picture else []
     done = subprocess.run(call, capture_output=True, check=False, text=True)
     if done.returncode:
@@ -283,6 +297,7 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="+", type=int, default=[512, 2048])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--clock", default="wall", choices=CLOCKS)
     parser.add_argument("--no-picture", action="store_true")
     parser.add_argument("--measure", choices=RUNNERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

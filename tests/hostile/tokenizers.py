@@ -138,7 +138,7 @@ BREAKS: Breaks = {
     "vocabulary of the base alone": Break(model(vocab={"<pad>": 0}, merges=[]), ConfigError, "a special token|is another token's|not a tokenizer"),
     "no merges": Break(edited(lambda c: c["model"].pop("merges")), ConfigError, "found no key 'merges'"),
     "merges of words": Break(model(merges=["a b c"]), ConfigError, "the merge 'a b c' makes no token"),
-    "merge of one": Break(merge(["a"]), ConfigError, "the merge ['a'] makes no token"),
+    "merge of one": Break(merge(["a"]), ConfigError, f"{JSON}not a tokenizer: "),
     "merge of numbers": Break(merge([1, 2]), ConfigError, "the merge [1, 2] makes no token"),
     "merge of unknown tokens": Break(merge(["qqqq", "wwww"]), ConfigError, "makes no token of the vocabulary"),
     "merge that is longer than any token": Break(merge(["<|tool_response>", "<tool_response|>"]), ConfigError, "makes no token of the vocabulary"),
