@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..loaders.checkpoint import DTYPE_BYTES, TensorInfo, pread_exactly
-from ..loaders.values import EXPONENT_BITS, UNSIGNED, no_numbers
+from ..loaders.values import EXPONENT_BITS, UNSIGNED
 from ..schemas.errors import NonFiniteError
 from .decoding import Files, decode_rows
 from .encodings import EncodedTensor
@@ -18,6 +18,7 @@ from .families.rules import Transpose
 from .lattice import Tally, solve
 from .plan import Step
 from .quantize import STORAGE, Packed, quantize
+from .reading import pread_once
 from .recipe import Quantization
 
 Array = NDArray[Any]
@@ -75,7 +76,7 @@ def read(chunk: Chunk, files: Files) -> Array:
 def _stored(info: TensorInfo, first: int, count: int, length: int, files: Files) -> Array:
     item = DTYPE_BYTES[info.dtype]
     start = info.offset + first * length * item
-    data = pread_exactly(files[info.file], count * length * item, start, info.file.name)
+    data = pread_exactly(files[info.file], count * length * item, start, info.file.name, pread_once)
     return np.frombuffer(data, UNSIGNED[item]).reshape(count, length)
 
 
@@ -151,7 +152,10 @@ def _check_range(stored: Array, dtype: str, step: Step) -> None:
 
 
 def _is_finite(stored: Array, dtype: str) -> bool:
-    return not no_numbers(stored, EXPONENT_BITS[dtype]).any()
+    """Whether no element is NaN or infinite: whatever the sign, their bits are the largest of all."""
+    infinity, sign = EXPONENT_BITS[dtype], 1 << (8 * stored.itemsize - 1)
+    signed = stored.view(f"<i{stored.itemsize}")
+    return bool(signed.max(initial=0) < infinity and stored.max(initial=0) < sign | infinity)
 
 
 def _cast(stored: Array, source: str, target: str, step: Step) -> Array:

@@ -152,7 +152,7 @@ class ConversionPlan:
         """The modules that are packed on a 4-bit grid, by the dtype to which it was rounded."""
         return {module_path(step.name): step.lattice for step in self.steps if step.lattice is not None}
 
-    @property
+    @cached_property
     def bare(self) -> frozenset[str]:
         """Parameters that are no module's `weight`, so no loader asks how they are packed."""
         return frozenset(step.name for step in self.steps if not step.name.endswith(".weight"))

@@ -76,9 +76,9 @@ def make_shard(job: ShardJob, progress: Progress) -> ShardRecord:
     """
     tallies: dict[str, Tally] = {}
     with unchanged(job.sources), open_files(job.sources) as files, ShardFile(job.folder, job.shard) as file:
-        for chunk, pieces in _in_order(job, files):
+        for chunk, pieces in _in_order(job, files, file):
             for piece in pieces:
-                file.put(piece.name, piece.offset, piece.data)
+                file.note(piece.name, piece.data)
                 if piece.tally is not None:
                     tallies[piece.name] = tallies.get(piece.name, Tally()) + piece.tally
             if file.given_up:
@@ -87,15 +87,15 @@ def make_shard(job: ShardJob, progress: Progress) -> ShardRecord:
         return ShardRecord(file.sync(), tallies)
 
 
-def _in_order(job: ShardJob, files: Files) -> Iterator[tuple[Chunk, list[Piece]]]:
-    """Chunks are worked on side by side and handed over in order, a few at a time."""
+def _in_order(job: ShardJob, files: Files, file: ShardFile) -> Iterator[tuple[Chunk, list[Piece]]]:
+    """Chunks are worked on and written side by side, and handed over in order, a few at a time."""
     pending: deque[tuple[Chunk, Future[list[Piece]]]] = deque()
     limit = chunk_limit(job.max_memory, job.workers)
     chunks = (chunk for step in job.shard.steps for chunk in cut(step, limit))
     with ThreadPoolExecutor(job.workers) as pool:
         try:
             for chunk in chunks:
-                pending.append((chunk, pool.submit(_work, chunk, files)))
+                pending.append((chunk, pool.submit(_work, chunk, files, file)))
                 if len(pending) == job.workers + WAITING:
                     yield _finished(pending)
             while pending:
@@ -110,5 +110,8 @@ def _finished(pending: deque[tuple[Chunk, Future[list[Piece]]]]) -> tuple[Chunk,
     return chunk, future.result()
 
 
-def _work(chunk: Chunk, files: Files) -> list[Piece]:
-    return convert(chunk, read(chunk, files))
+def _work(chunk: Chunk, files: Files, file: ShardFile) -> list[Piece]:
+    pieces = convert(chunk, read(chunk, files))
+    for piece in pieces:
+        file.put(piece.name, piece.offset, piece.data)
+    return pieces

@@ -228,7 +228,7 @@ class _Tensor:
 
 
 class ShardFile:
-    """A shard under way: tensors come in pieces, in order within each tensor, at offsets known from the plan.
+    """A shard under way: tensors come in pieces, at offsets known from the plan, and are digested in order.
 
     Until it is whole it has a name of its own: a cluster may make a shard twice, the second time while the first still
     goes on.
@@ -261,11 +261,14 @@ class ShardFile:
         return os.fstat(self._file).st_nlink == 0
 
     def put(self, name: str, offset: int, data: memoryview) -> None:
-        """Write the next bytes of a tensor, `offset` from its start."""
-        tensor = self._tensors[name]
-        tensor.digest.update(data)
+        """Write bytes of a tensor, `offset` from its start; several threads may do so side by side."""
         with disk_errors(self.path):
-            self._write(data, tensor.offset + offset)
+            self._write(data, self._tensors[name].offset + offset)
+
+    def note(self, name: str, data: memoryview) -> None:
+        """Digest the next bytes of a tensor, which have been written."""
+        self._tensors[name].digest.update(data)
+        with disk_errors(self.path):
             self._disk.wrote(len(data))
 
     def _write(self, data: memoryview, offset: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ DTYPE_BYTES: Mapping[str, int] = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
+
+Read = Callable[[int, int, int], bytes | memoryview]
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,7 @@ def _without_weights(folder: Path) -> CheckpointError:
     )
 
 
-def blocks(info: TensorInfo, descriptor: int) -> Iterator[bytes]:
+def blocks(info: TensorInfo, descriptor: int) -> Iterator[bytes | memoryview]:
     """The bytes of a tensor, in blocks of whole elements.
 
     Args:
@@ -313,8 +315,15 @@ def blocks(info: TensorInfo, descriptor: int) -> Iterator[bytes]:
         yield pread_exactly(descriptor, count, info.offset + start, info.file.name)
 
 
-def pread_exactly(descriptor: int, count: int, offset: int, where: str) -> bytes:
+def pread_exactly(descriptor: int, count: int, offset: int, where: str, read: Read = os.pread) -> bytes | memoryview:
     """Read `count` bytes at `offset`; a short read means that the file changed under us.
+
+    Args:
+        descriptor: of the open file.
+        count: bytes to read.
+        offset: from the start of the file.
+        where: how an error calls the file.
+        read: what reads, `os.pread` or the like.
 
     Raises:
         ShardError: the file ends early, or the disk reports an error.
@@ -322,7 +331,7 @@ def pread_exactly(descriptor: int, count: int, offset: int, where: str) -> bytes
     pieces = []
     while count:
         try:
-            piece = os.pread(descriptor, count, offset)
+            piece = read(descriptor, count, offset)
         except OSError as error:
             raise ShardError(f"cannot be read at byte {offset}: {error.strerror}", where=where) from None
         if not piece:

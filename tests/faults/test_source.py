@@ -16,7 +16,7 @@ from g4convert.tests.faults.conftest import Scene
 from g4convert.tests.faults.victim import BROKEN, At, Calls
 from g4convert.tests.support import WEIGHTS, digests, only_error_line
 
-READS, WRITES = ("pread",), ("pwrite",)
+READS, WRITES = ("pread", "preadv"), ("pwrite",)
 PLAIN = Options(quantize=False)
 
 
