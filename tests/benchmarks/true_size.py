@@ -42,6 +42,7 @@ with open(sys.argv[1], "wb", 0) as stream:
     os.fsync(stream.fileno())
 """
 READING = "read"
+SAMPLE = Path(__file__).parents[1] / "checkpoints" / "e2b"
 PLAIN = Options(recipe="uniform", rounding="min-max")
 
 # Random numbers are made this many at a time.
@@ -109,6 +110,12 @@ def commands(source: Path, output: Path) -> dict[str, list[str]]:
     return found
 
 
+def compile_kernels(output: Path) -> None:
+    """The first conversion after an installation compiles for some seconds, and later ones do not."""
+    for rounding in ("min-max", "search"):
+        measure([*OURS, "--rounding", rounding, str(SAMPLE), str(output)], output)
+
+
 def measure(command: list[str], output: Path) -> Measurement:
     """Run a command to its end, and ask the kernel what it took."""
     _remove(output)
@@ -162,6 +169,7 @@ def main() -> None:
     arguments = parser.parse_args()
     source = sparse_31b(arguments.folder / "31b") if arguments.sparse_31b else full_e2b(arguments.folder / "e2b")
     output = arguments.folder / "out"
+    compile_kernels(output)
     chosen = commands(source, output)
     if arguments.only:
         chosen = {name: command for name, command in chosen.items() if name in (READING, *arguments.only)}
