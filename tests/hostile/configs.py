@@ -1,6 +1,5 @@
 """Configs that are no config, say what no model can be, contradict themselves, or contradict the weights."""
 
-# ruff: noqa: E501 (tables of one case a line)
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,6 +1,5 @@
 """Converted checkpoints that contradict themselves: packed weights, and the block of the config that describes them."""
 
-# ruff: noqa: E501 (tables of one case a line)
 from __future__ import annotations
 
 from typing import Any

@@ -1,6 +1,5 @@
 """Headers of safetensors files that are not what the format allows, or say more than a file can hold."""
 
-# ruff: noqa: E501 (tables of one case a line)
 from __future__ import annotations
 
 import json

@@ -1,6 +1,5 @@
 """Indexes of shards that lead elsewhere, contradict the shards, or are no index."""
 
-# ruff: noqa: E501 (tables of one case a line)
 from __future__ import annotations
 
 import os

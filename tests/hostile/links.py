@@ -1,6 +1,5 @@
 """Links that lead elsewhere, and what is no file at all, in place of each file that a program opens."""
 
-# ruff: noqa: E501 (tables of one case a line)
 from __future__ import annotations
 
 import os

@@ -1,6 +1,5 @@
 """Files beside the config: how media are read, when to stop, how a tokenizer is called, what a card says."""
 
-# ruff: noqa: E501 (tables of one case a line)
 from __future__ import annotations
 
 import os

@@ -1,6 +1,5 @@
 """Files that run code, or are no weights, where weights belong."""
 
-# ruff: noqa: E501 (tables of one case a line)
 from __future__ import annotations
 
 import io

@@ -1,6 +1,5 @@
 """Tokenizers that are no tokenizer, do not fit the model, or would crash the library that reads them."""
 
-# ruff: noqa: E501 (tables of one case a line)
 from __future__ import annotations
 
 import os

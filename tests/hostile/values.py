@@ -1,6 +1,5 @@
 """Weights that are no numbers, are not what the config calls for, or are packed in a way that nobody declared."""
 
-# ruff: noqa: E501 (tables of one case a line)
 from __future__ import annotations
 
 from typing import Any
