@@ -14,6 +14,10 @@ from g4convert.convert.cli import cli, size
 from g4convert.tests.support import CHECKPOINTS, read_json
 
 SAMPLE = str(CHECKPOINTS / "26b-a4b")
+HEAVY = {
+    "PIL", "huggingface_hub", "jinja2", "jsonschema", "mlx", "numba", "numpy", "starlette", "torch", "tqdm",
+    "transformers", "uvicorn", "yaml",
+}  # fmt: skip
 
 
 def test_a_dry_run_says_what_would_be_written(tmp_path: Path) -> None:
@@ -60,15 +64,18 @@ def test_quiet_prints_nothing(tmp_path: Path) -> None:
 
 
 def test_help_needs_no_heavy_import() -> None:
-    code = (
-        "import sys; from g4convert.convert.cli import cli; cli.main(['hf-to-mlx', '--help'], standalone_mode=False);"
-        "heavy = {'numpy', 'mlx', 'huggingface_hub', 'numba', 'jsonschema', 'tqdm'};"
-        "print(sorted(heavy & sys.modules.keys()))"
-    )
+    code = f"""
+import sys
+from g4convert.convert.cli import cli
+
+for name in [[], *([command] for command in cli.commands)]:
+    cli.main([*name, "--help"], standalone_mode=False)
+print(sorted({HEAVY!r} & sys.modules.keys()))
+"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert out.splitlines()[-1] == "[]"
-    assert "--max-memory" in out
+    assert all(option in out for option in ("--max-memory", "--image-tokens", "--max-kl", "--create-pr"))
 
 
 def test_an_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

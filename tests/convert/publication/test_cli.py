@@ -121,18 +121,6 @@ def test_private_is_about_an_upload(shell: Shell, hub: Hub, output: Path) -> Non
     assert "--private" in outcome.line
 
 
-def test_help_needs_no_heavy_import() -> None:
-    code = (
-        "import sys; from g4convert.convert.cli import cli; cli.main(['publish', '--help'], standalone_mode=False);"
-        "heavy = {'numpy', 'mlx', 'jinja2', 'huggingface_hub', 'yaml', 'tqdm'};"
-        "print(sorted(heavy & sys.modules.keys()))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-
-    assert out.splitlines()[-1] == "[]"
-    assert "--create-pr" in out
-
-
 def test_what_the_client_logs_of_its_tries_is_not_printed(hub: Hub, waits: list[float], folder: Path) -> None:
     """It would name signed addresses. Its handler knows the real standard error only, so in a process of its own."""
     variables = {**os.environ, **environment(folder.parent / "home", hub.url), "HF_TOKEN": TOKEN}
