@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 ALL_MODALITIES = "text,image,audio,video"
 
+Command = Callable[..., None]
+
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -50,10 +52,39 @@ def names(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
+image_tokens = click.option(
+    "--image-tokens", type=int, help="Most tokens of a picture: 70, 140, 280, 560 or 1120.  [default: the model's]"
+)
+MEDIA_OPTIONS = (
+    image_tokens,
+    click.option(
+        "--fps",
+        type=float,
+        help="Frames of a clip a second, up to --max-frames.  [default: the model's number, evenly spaced]",
+    ),
+    click.option("--max-frames", type=int, help="Most frames of a clip.  [default: the model's]"),
+    click.option(
+        "--timestamps",
+        type=click.Choice(["true", "index"]),
+        default="true",
+        show_default=True,
+        help="When a frame is shown, or its number over the average rate, as transformers has it.",
+    ),
+    click.option("--split-audio", is_flag=True, help="Split a sound that is too long instead of refusing it."),
+)
+
+
+def media_options(command: Command) -> Command:
+    """Add the options that say how media are read."""
+    for option in reversed(MEDIA_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="g4convert")
 def cli() -> None:
-    """Convert Hugging Face Gemma 4 checkpoints to MLX, verify, run and publish them."""
+    """Convert Hugging Face Gemma 4 checkpoints to MLX, verify, run, serve and publish them."""
 
 
 def main() -> None:
@@ -252,23 +283,7 @@ def _publisher(repo_id: str, *, private: bool, overwrite: bool, quiet: bool) -> 
 @click.option("--max-tokens", type=int, default=256, show_default=True, help="The most tokens to generate.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the most likely token.")
 @click.option("--seed", type=int, help="Repeats the answer of a temperature above 0.")
-@click.option(
-    "--image-tokens", type=int, help="Most tokens of a picture: 70, 140, 280, 560 or 1120.  [default: the model's]"
-)
-@click.option(
-    "--fps",
-    type=float,
-    help="Frames of a clip a second, up to --max-frames.  [default: the model's number, evenly spaced]",
-)
-@click.option("--max-frames", type=int, help="Most frames of a clip.  [default: the model's]")
-@click.option(
-    "--timestamps",
-    type=click.Choice(["true", "index"]),
-    default="true",
-    show_default=True,
-    help="When a frame is shown, or its number over the average rate, as transformers has it.",
-)
-@click.option("--split-audio", is_flag=True, help="Split a sound that is too long instead of refusing it.")
+@media_options
 @click.option(
     "--allow-host", multiple=True, metavar="HOST", help="Fetch media from this host; localhost allows file: URLs."
 )
@@ -311,6 +326,32 @@ def run(
         return
     click.echo()
     click.echo(rates(generation), err=True)
+
+
+@cli.command(epilog="Example: g4convert serve gemma-4-E2B-it-4bit --port 8080")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 is everywhere.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 is any free one.")
+@click.option("--api-key", envvar="G4CONVERT_API_KEY", show_envvar=True, metavar="KEY", help="Requests must bring it.")
+@click.option("--queue", type=int, default=16, show_default=True, help="Requests that may wait while one is answered.")
+@click.option("--max-tokens", type=int, default=4096, show_default=True, help="The most tokens of an answer.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="HOST", help="Fetch media from this host.")
+@click.option(
+    "--allow-folder", "folders", multiple=True, type=click.Path(path_type=Path), help="Read media from this folder."
+)
+@click.option("--allow-private", "private", is_flag=True, help="Let hosts have addresses of private networks.")
+@media_options
+def serve(model: Path, host: str, port: int, hosts: tuple[str, ...], folders: tuple[Path, ...], **options: Any) -> None:
+    """Answer requests in OpenAI's protocol with the converted checkpoint in the folder MODEL.
+
+    Clients reach it at http://HOST:PORT/v1; Ctrl-C ends it. Media come as data: URIs, and else from where the options
+    that begin with --allow say.
+    """
+    from ..loaders.serving import ServeOptions
+    from ..loaders.serving import serve as answer
+
+    asked = ServeOptions(hosts=frozenset(hosts), folders=folders, **options)
+    answer(model, host=host, port=port, options=asked, say=partial(click.echo, err=True))
 
 
 @cli.command(epilog="Example: g4convert verify gemma-4-E2B-it-4bit --source google/gemma-4-E2B-it --report report.html")
@@ -385,6 +426,32 @@ def diff(a: str, b: str, as_json: bool, quiet: bool) -> None:
         found = run.diff(a, b, progress=progress)
     _say(lambda: text(found), found.to_dict, as_json=as_json, quiet=quiet)
     if not found.equal:
+        raise click.exceptions.Exit(1)
+
+
+@cli.command(epilog="Example: g4convert inspect google/gemma-4-E2B-it --budget 6144MB --context 4096 --frames 8")
+@click.argument("path")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--budget", callback=size, metavar="SIZE", help="Bytes that the model may take, like 6144MB or 6GiB.")
+@click.option("--context", type=int, help="Tokens of prompt and answer, media included.  [default: 4096]")
+@click.option("--images", type=int, default=0, metavar="N", help="Pictures in the prompt.")
+@image_tokens
+@click.option("--frames", type=int, default=0, metavar="N", help="Frames of clips in the prompt.")
+@click.option("--audio", type=float, default=0.0, metavar="SECONDS", help="Sound in the prompt.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def inspect(path: str, revision: str | None, budget: int | None, as_json: bool, **wish: Any) -> None:
+    """Say what PATH is, a folder or a Hub id, converted or not, and what it takes; only headers are read.
+
+    With --budget, an estimate of the memory that mlx takes for it on Metal: the weights, keys and values, and the
+    worst moment of each tower and of the prompt. What is not converted is estimated as by default it would be. The
+    exit status is 1 if it does not fit.
+    """
+    from .inspection import run
+    from .inspection.text import text
+
+    found = run.inspect(path, revision=revision, budget=budget, wish=run.Wish(**wish))
+    _say(lambda: text(found), found.to_dict, as_json=as_json, quiet=False)
+    if found.fit is not None and not found.fit.fits:
         raise click.exceptions.Exit(1)
 
 

@@ -173,6 +173,8 @@ class TextConfig:
     pad_token_id: int = 0
     bos_token_id: int = 2
     tie_word_embeddings: bool = True
+    max_position_embeddings: int = 131_072
+    """The longest context."""
 
     @classmethod
     def from_dict(cls, document: Json) -> Self:

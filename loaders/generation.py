@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from .media import MediaOptions
 from .merge import Merged, merge
 from .messages import Attachment, Message, read_messages
 from .prompt import Prompt, PromptFormat
+from .stops import StopStrings
 from .text import LanguageModel
 
 PREFILL_CHUNK = 512
 
 # In float32, anything colder leaves the most likely token alone.
 SMALLEST_TEMPERATURE = 1e-6
+
+Between = Callable[[], object]
+"""Called between two passes; what it raises ends the work."""
 
 # What a tokenizer shows for bytes that are not a whole character yet.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -149,8 +154,9 @@ def run(
         options = replace(options, reach=replace(options.reach, folder=prompt.parent))
         prompt = read_messages(prompt)
     # What can be wrong with a prompt shows before the weights are read.
-    prepared = open_prompt(path).prepare(prompt, attachments=attachments, options=options)
-    return generate(load(path), prepared, max_tokens=max_tokens, sampling=sampling, write=write)
+    spoken = open_prompt(path)
+    prepared = spoken.prepare(prompt, attachments=attachments, options=options)
+    return generate(load(path, prompt=spoken), prepared, max_tokens=max_tokens, sampling=sampling, write=write)
 
 
 def generate(
@@ -177,7 +183,9 @@ def stream(
     *,
     max_tokens: int = 256,
     sampling: Sampling | None = None,
+    stop: Sequence[str] = (),
     chunk: int = PREFILL_CHUNK,
+    between: Between = lambda: None,
 ) -> Iterator[Piece]:
     """Answer one prompt piece by piece; the last piece carries the `Generation`.
 
@@ -187,7 +195,9 @@ def stream(
             `model.prompt.prepare` made of them.
         max_tokens: the most tokens to generate.
         sampling: how to choose tokens; greedy by default.
+        stop: strings that end the answer, and are not in it.
         chunk: prompt tokens per pass; the answer does not depend on it.
+        between: called between two passes; what it raises ends the work.
 
     Raises:
         UsageError: a number is out of its range, or the prompt does not suit the checkpoint.
@@ -195,9 +205,12 @@ def stream(
     """
     sampling = sampling or Sampling()
     _check(max_tokens, chunk, sampling)
+    if "" in stop:
+        raise UsageError("a stop string is empty, and stands everywhere", fix="leave it out")
     prepared = prompt if isinstance(prompt, Prompt) else model.prompt.prepare(prompt)
     sampler = Sampler.make(sampling, model.prompt, model.config.text.vocab_size)
-    return _pieces(model, prepared, sampler, max_tokens, chunk)
+    tokens = partial(decode, model.text, sampler=sampler, count=max_tokens, chunk=chunk, between=between)
+    return _pieces(model, prepared, tokens, StopStrings(stop), between)
 
 
 def _check(max_tokens: int, chunk: int, sampling: Sampling) -> None:
@@ -206,35 +219,47 @@ def _check(max_tokens: int, chunk: int, sampling: Sampling) -> None:
     sampling.check()
 
 
-def _pieces(model: LoadedModel, prompt: Prompt, sampler: Sampler, count: int, chunk: int) -> Iterator[Piece]:
+def _pieces(
+    model: LoadedModel, prompt: Prompt, tokens: Callable[[Merged], Iterator[int]], stops: StopStrings, between: Between
+) -> Iterator[Piece]:
     clock, detokenizer, answer = Clock(), Detokenizer(model.prompt.tokenizer), list[int]()
+    between()
     merged = merge(model.config, np.array(prompt.ids), encode(model.network, prompt))
     clock.encoded()
     text = ""
-    for token in decode(model.text, merged, sampler, count=count, chunk=chunk):
+    for token in tokens(merged):
         clock.tick()
         answer.append(token)
         if token in model.prompt.stop_ids:
             break
-        if piece := detokenizer.add(token):
+        if piece := stops.add(detokenizer.add(token)):
             text += piece
             yield Piece(piece)
-    rest = detokenizer.finish()
-    reason = "stop" if answer[-1] in model.prompt.stop_ids else "length"
+        if stops.found:
+            break
+    rest = stops.finish(detokenizer.finish())
+    reason = "stop" if stops.found or answer[-1] in model.prompt.stop_ids else "length"
     yield Piece(rest, Generation(text + rest, tuple(answer), reason, clock.stats(merged)))
 
 
 def decode(
-    network: LanguageModel, prompt: Merged, sampler: Sampler, *, count: int, chunk: int = PREFILL_CHUNK
+    network: LanguageModel,
+    prompt: Merged,
+    sampler: Sampler,
+    *,
+    count: int,
+    chunk: int = PREFILL_CHUNK,
+    between: Between = lambda: None,
 ) -> Iterator[int]:
     """The `count` tokens that follow a prompt.
 
     The next pass is queued before a token is handed out, so the device works while the caller does.
     """
     caches = make_caches(network.config)
-    token = sampler(prefill(network, prompt, caches, chunk))
+    token = sampler(prefill(network, prompt, caches, chunk, between))
     mx.async_eval(token)
     for _ in range(count - 1):
+        between()
         following = sampler(network(token[:, None], caches, last_only=True)[:, -1])
         mx.async_eval(following)
         yield _number(token)
@@ -247,10 +272,17 @@ def _number(token: mx.array) -> int:
     return int(np.asarray(token)[0])
 
 
-def prefill(network: LanguageModel, prompt: Merged, caches: Mapping[int, Cache], chunk: int) -> mx.array:
+def prefill(
+    network: LanguageModel,
+    prompt: Merged,
+    caches: Mapping[int, Cache],
+    chunk: int,
+    between: Between = lambda: None,
+) -> mx.array:
     """Fill the caches with a prompt; logits [1, vocabulary] after its last token."""
     logits = mx.zeros(0)
     for start, stop in prompt.passes(chunk):
+        between()
         # Only the caches are evaluated: logits and the KV-shared tail of the last chunk are never computed.
         mx.eval([cache.state for cache in caches.values()])
         logits = network(prompt.inputs(network.model, start, stop), caches, last_only=True)

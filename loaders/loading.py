@@ -72,13 +72,14 @@ class LoadedModel:
         return language_model(self.network)
 
 
-def load(path: str | Path, *, dtype: str | None = None) -> LoadedModel:
+def load(path: str | Path, *, dtype: str | None = None, prompt: PromptFormat | None = None) -> LoadedModel:
     """Load a converted checkpoint; its files stay as they are while the model is in use.
 
     Args:
         path: its folder.
         dtype: float32, bfloat16 or float16 for activations and unquantized weights. By default that of the checkpoint,
             except on the CPU, where the others are no faster than float32, and some products lack them.
+        prompt: what `open_prompt` returned for this checkpoint, where that has been called: a tokenizer takes seconds.
 
     Raises:
         SourceNotFoundError: there is no such folder.
@@ -92,7 +93,7 @@ def load(path: str | Path, *, dtype: str | None = None) -> LoadedModel:
     checkpoint = Checkpoint.open(folder)
     _check_converted(folder, checkpoint.tensors)
     _, config = read_config(folder)
-    prompt = PromptFormat.open(folder, config)
+    prompt = prompt or PromptFormat.open(folder, config)
     network = build(config)
     quantize(network, config.quantization, checkpoint.tensors)
     check_tensors(network, checkpoint.tensors)

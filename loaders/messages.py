@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
-from ..schemas import read_json, validate
+from ..schemas import read_json, violation
 from ..schemas.errors import ConfigError, UsageError
 from ..schemas.explain import json_path
 from .media import Kind, Reach, Source
@@ -36,6 +36,7 @@ class Attachment:
     Attributes:
         kind: what it is.
         link: where it is: a path, a URL, the bytes of a file, an open picture, or OpenAI's object with `data` or `url`.
+        place: its part of a conversation, as `messages[0].content[1]`; empty beside a question.
 
     Raises:
         UsageError: the link is something else.
@@ -43,6 +44,7 @@ class Attachment:
 
     kind: Kind
     link: Any
+    place: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not _is_link(self.kind, self.link):
@@ -121,7 +123,7 @@ def conversation(messages: Sequence[Message]) -> Conversation:
         _check(list(messages), where="messages", at="$")
     except ConfigError as error:
         raise UsageError(error.what, where=error.where) from None
-    attachments = [_attachment(part) for _, part in _media_parts(messages)]
+    attachments = [_attachment(path, part) for path, part in media_parts(messages)]
     return Conversation(tuple(map(_without_media, messages)), tuple(attachments))
 
 
@@ -133,23 +135,34 @@ def question(text: str, attachments: Sequence[Attachment] = ()) -> Conversation:
 
 
 def _check(messages: Sequence[Message], *, where: str, at: str) -> None:
-    """What the schema says, and that every medium can be looked for: a schema knows no open pictures.
+    """See `fault`.
 
     Raises:
         ConfigError: names the file, the JSON path, what was found, and what is allowed.
     """
-    validate(messages, "messages", where=where, at=at)
-    for path, part in _media_parts(messages):
+    if (found := fault(messages)) is not None:
+        path, what = found
+        raise ConfigError(f"{json_path(path, at)}: {what}", where=where)
+
+
+def fault(messages: Sequence[Message]) -> tuple[Sequence[str | int], str] | None:
+    """The path to what is wrong with messages, and what it is; None where nothing is.
+
+    That is what the schema says, and that every medium can be looked for: a schema knows no open pictures.
+    """
+    if (found := violation(messages, "messages")) is not None:
+        return found
+    for path, part in media_parts(messages):
         kind, keys = PARTS[part["type"]]
         key, link = _held(part)
         if not _is_link(kind, link):
-            found = f"no key {' or '.join(keys)}" if key is None else f"a value of type {type(link).__name__}"
-            place = json_path(path if key is None else [*path, key], at)
-            raise ConfigError(f"{place}: found {found}, allowed is a path or a URL", where=where)
+            what = f"no key {' or '.join(keys)}" if key is None else f"a value of type {type(link).__name__}"
+            return path if key is None else [*path, key], f"found {what}, allowed is a path or a URL"
+    return None
 
 
-def _media_parts(messages: Sequence[Message]) -> Iterator[tuple[list[str | int], Mapping[str, Any]]]:
-    """Every part that is a medium, and the JSON path to it."""
+def media_parts(messages: Sequence[Message]) -> Iterator[tuple[list[str | int], Mapping[str, Any]]]:
+    """Every part that is a medium, and the path to it."""
     for number, message in enumerate(messages):
         content = message.get("content")
         for place, part in enumerate(content if isinstance(content, list) else ()):
@@ -163,10 +176,10 @@ def _held(part: Mapping[str, Any]) -> tuple[str | None, Any]:
     return next(((key, part[key]) for key in keys if part.get(key) is not None), (None, None))
 
 
-def _attachment(part: Mapping[str, Any]) -> Attachment:
+def _attachment(path: Sequence[str | int], part: Mapping[str, Any]) -> Attachment:
     kind, _ = PARTS[part["type"]]
     _, link = _held(part)
-    return Attachment(kind, link)
+    return Attachment(kind, link, json_path(path, "messages"))
 
 
 def _is_link(kind: Kind, link: object) -> bool:

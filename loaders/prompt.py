@@ -107,6 +107,12 @@ class PromptFormat:
             top_p=generation.get("top_p"),
         )
 
+    @property
+    def takes(self) -> str:
+        """What the model takes, in words: text, and kinds of media."""
+        taken = ["text", *self.marks]
+        return " and ".join(filter(None, [", ".join(taken[:-1]), taken[-1]]))
+
     def prepare(
         self,
         prompt: str | Sequence[Message],
@@ -201,19 +207,29 @@ class PromptFormat:
             raise ConfigError("the file is missing", where=PROCESSOR, fix="take the file of the base model")
         check_processor(self.config, self.processor)
         settings = MediaSettings.from_dict(self.processor)
-        return [read_medium(one.kind, one.open(options.reach), settings, options) for one in attachments]
+        return [_read_one(one, settings, options) for one in attachments]
 
     def _check_kind(self, kind: Kind) -> None:
         if kind not in self.marks:
-            takes = ["text", *self.marks]
-            names = " and ".join(filter(None, [", ".join(takes[:-1]), takes[-1]]))
-            raise MediaError(f"the model takes no {kind}, only {names}", fix="leave it out, or take another checkpoint")
+            fix = "leave it out, or take another checkpoint"
+            raise MediaError(f"the model takes no {kind}, only {self.takes}", fix=fix)
 
     def _expand(self, text: str, attachments: Sequence[Attachment], media: Sequence[Medium]) -> str:
         texts: dict[Kind, list[str]] = {kind: [] for kind in self.marks}
         for attachment, medium in zip(attachments, media, strict=True):
             texts[attachment.kind].append(expansion(medium, self.marks[attachment.kind]))
         return expand(text, self.marks, texts)
+
+
+def _read_one(attachment: Attachment, settings: MediaSettings, options: MediaOptions) -> Medium:
+    """Read a medium; what is wrong with it says where it stands, for there may be several."""
+    try:
+        return read_medium(attachment.kind, attachment.open(options.reach), settings, options)
+    except (MediaError, UsageError) as error:
+        if not attachment.place:
+            raise
+        where = ": ".join(filter(None, [attachment.place, error.where]))
+        raise type(error)(error.what, where=where, fix=error.fix) from None
 
 
 def _read_optional(folder: Path, name: str, schema: str) -> dict[str, Any]:

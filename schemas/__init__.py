@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,7 @@ from .errors import ConfigError
 from .explain import clearest, explain, json_path
 from .files import read_whole
 
-__all__ = ["load_schema", "parse_file", "parse_json", "read_json", "validate"]
+__all__ = ["load_schema", "parse_file", "parse_json", "read_json", "validate", "violation"]
 
 # Bytes of a JSON file; the manifest of the largest Gemma 4 has about one million.
 LARGEST_DOCUMENT = 10_000_000
@@ -108,13 +108,26 @@ def validate(document: Any, schema: str, *, where: str, at: str = "$") -> None:
     Raises:
         ConfigError: names the file, the JSON path, what was found, and what is allowed.
     """
+    if (found := violation(document, schema)) is not None:
+        path, what = found
+        raise ConfigError(f"{json_path(path, at)}: {what}", where=where)
+
+
+def violation(document: Any, schema: str) -> tuple[Sequence[str | int], str] | None:
+    """Where `document` breaks a schema of this folder, and how: what was found, and what is allowed.
+
+    Args:
+        document: parsed JSON or TOML.
+        schema: a schema's name, without `.schema.json`.
+
+    Returns:
+        The keys and numbers that lead to the place, and the words; None where nothing is wrong.
+    """
     try:
         error = clearest(_validator(schema).iter_errors(document))
     except RecursionError:
-        raise ConfigError(f"{at}: it is nested too deep", where=where) from None
-    if error is not None:
-        path, what = explain(error, load_schema(schema))
-        raise ConfigError(f"{json_path(path, at)}: {what}", where=where)
+        return (), "it is nested too deep"
+    return None if error is None else explain(error, load_schema(schema))
 
 
 @cache

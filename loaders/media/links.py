@@ -1,7 +1,7 @@
 """A link, as messages have it -> what to read: a path, bytes from a `data:` URI, or, if allowed, from the network.
 
 A conversation may come from a stranger. It reaches local paths and what stands in it; everything else needs a host that
-the user has named.
+the user has named. What a server is sent reaches less: see `fence.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from .source import Blob, Source
 if TYPE_CHECKING:
     import httpx2
 
+    from .fence import Fence
+
 LOCALHOST = "localhost"
 """The host of `file:` URLs that name none (RFC 8089)."""
 
@@ -30,6 +32,9 @@ MOST_REDIRECTS = 5
 SECONDS_TO_ANSWER = 30
 LONGEST_PATH = 4096
 LONGEST_NAME = 80
+
+# What who asks a server can do; what the server allows is said where it is started.
+IN_BYTES = "send the file itself, as data:TYPE;base64,DATA"
 
 SCHEME = re.compile(r"(data|file|https?):|([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
@@ -41,30 +46,48 @@ class Reach:
     Attributes:
         folder: where relative paths begin.
         hosts: hosts of `http:`, `https:` and `file:` URLs, in any case; the last have `localhost` alone.
+        fence: what bounds the links of strangers; it takes the place of `folder`, and of `localhost` for files.
     """
 
     folder: Path = field(default_factory=Path)
     hosts: frozenset[str] = frozenset()
+    fence: Fence | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The hosts, in lower case."""
+        return frozenset(host.lower() for host in self.hosts)
 
 
 def resolve(link: str, reach: Reach) -> Source:
-    """What a link leads to; a path is not looked at, a URL is fetched.
+    """What a link leads to; a path is not looked at but inside a fence, a URL is fetched.
 
     Raises:
-        UsageError: the URL's host is not one of `reach`, its scheme is none that we know, or it is not UTF-8.
-        MediaError: the URL is malformed, or cannot be fetched, or a path is longer than any can be.
+        UsageError: the URL's host is not one of `reach`, its scheme is none that we know, or it is not UTF-8; a path
+            leads out of the fence.
+        MediaError: the URL is malformed, or cannot be fetched, or a path is longer than any can be, or is none of a
+            file inside the fence.
     """
     match = SCHEME.match(link)
     if match is None:
-        return reach.folder / _checked_path(link)
+        return _local(_checked_path(link), link, reach)
     _check_characters(link)
     scheme = (match[1] or match[2]).lower()
     if scheme == "data":
         return from_data_uri(link)
     if scheme not in ("file", "http", "https"):
         raise UsageError(f"takes no {shortened(scheme)}: URL", where=shortened(link), fix="give a path, or a data: URI")
-    _check_host(link, reach)
-    return reach.folder / unquote(urlsplit(link).path) if scheme == "file" else _fetch(link, reach)
+    if scheme != "file":
+        _check_host(link, reach)
+        return _fetch(link, reach)
+    if reach.fence is None:
+        _check_host(link, reach)
+    _host(link)
+    return _local(unquote(urlsplit(link).path), link, reach)
+
+
+def _local(path: str, link: str, reach: Reach) -> Source:
+    return reach.folder / path if reach.fence is None else reach.fence.read(path, shortened(link))
 
 
 def _checked_path(link: str) -> str:
@@ -116,6 +139,8 @@ def base64_or_link(text: str, reach: Reach) -> Source:
     try:
         return from_base64(text, name)
     except MediaError:
+        if reach.fence is not None and not reach.fence.folders:
+            raise  # no path is allowed, so none can be meant
         return resolve(text, reach)
 
 
@@ -134,12 +159,10 @@ def _check_characters(link: str) -> None:
 
 def _check_host(link: str, reach: Reach) -> None:
     host = _host(link)
-    if host not in {allowed.lower() for allowed in reach.hosts}:
-        raise UsageError(
-            f"leads to the host {shortened(host)}, which is not allowed",
-            where=shortened(link),
-            fix=f"download it yourself, or say --allow-host {shortened(host)}",
-        )
+    if host not in reach.names:
+        name = shortened(host)
+        fix = f"download it yourself, or say --allow-host {name}" if reach.fence is None else IN_BYTES
+        raise UsageError(f"leads to the host {name}, which is not allowed", where=shortened(link), fix=fix)
 
 
 def _host(link: str) -> str:
@@ -163,26 +186,30 @@ def _host(link: str) -> str:
 
 def _fetch(link: str, reach: Reach) -> Blob:
     """Download a file; a redirection counts as a link of its own."""
-    import httpx2
-
     with _faults(link):
-        client = httpx2.Client(timeout=SECONDS_TO_ANSWER)
+        client = _client(reach)
     with client:
         for _ in range(MOST_REDIRECTS + 1):
             _check_host(link, reach)
-            found = _get(client, link)
+            found = _get(client, link, LARGEST_DOWNLOAD if reach.fence is None else reach.fence.largest)
             if isinstance(found, Blob):
                 return found
             link = found
     raise MediaError(f"redirects more than {MOST_REDIRECTS} times", where=shortened(link), fix="give its last address")
 
 
-def _get(client: httpx2.Client, link: str) -> Blob | str:
+def _client(reach: Reach) -> httpx2.Client:
+    import httpx2
+
+    return httpx2.Client(timeout=SECONDS_TO_ANSWER) if reach.fence is None else reach.fence.client(reach.names)
+
+
+def _get(client: httpx2.Client, link: str, largest: int) -> Blob | str:
     """What is at an address, or the address that it redirects to."""
     with _faults(link), client.stream("GET", link) as response:
         if response.has_redirect_location:
             return urljoin(link, response.headers["location"])
-        return Blob(_body(response, link), shortened(link))
+        return Blob(_body(response, link, largest), shortened(link))
 
 
 @contextmanager
@@ -199,15 +226,13 @@ def _faults(link: str) -> Iterator[None]:
         raise MediaError(what, where=shortened(link), fix="check the address and the network") from None
 
 
-def _body(response: httpx2.Response, link: str) -> bytes:
+def _body(response: httpx2.Response, link: str, largest: int) -> bytes:
     if not response.is_success:
         answer = f"{response.status_code} {response.reason_phrase}".strip()
         raise MediaError(f"the host answers {answer}", where=shortened(link), fix="check the address")
     body = bytearray()
     for piece in response.iter_bytes():
         body += piece
-        if len(body) > LARGEST_DOWNLOAD:
-            raise MediaError(
-                f"is larger than {LARGEST_DOWNLOAD} bytes", where=shortened(link), fix="download it yourself"
-            )
+        if len(body) > largest:
+            raise MediaError(f"is larger than {largest} bytes", where=shortened(link), fix="download it yourself")
     return bytes(body)

@@ -23,9 +23,9 @@ Read = Callable[[str], Any]
 
 
 def test_every_file_has_a_schema() -> None:
-    expected = ["config", "conversion", "generation_config", "messages", "processor_config", "quantization", "recipe"]
+    files = ["config", "conversion", "generation_config", "messages", "processor_config", "quantization", "recipe"]
 
-    assert [*expected, "tokenizer", "tokenizer_config"] == SCHEMAS
+    assert ["chat_request", *files, "tokenizer", "tokenizer_config"] == SCHEMAS
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

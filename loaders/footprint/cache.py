@@ -1,8 +1,8 @@
-"""How much memory a model takes: what follows from the config alone."""
+"""The keys and values of a context."""
 
 from __future__ import annotations
 
-from .config import TextConfig
+from ..config import TextConfig
 
 # Bytes of a key's or value's element; runtimes keep them in the precision of the activations, bfloat16.
 ELEMENT = 2
