@@ -48,9 +48,9 @@ class PatchDense(nn.Linear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map x [B, N, in] to [B, N, out]."""
-        parts = mx.unflatten(x, -1, (PARTS, -1)).transpose(2, 0, 1, 3)  # [parts, B, N, in / parts]
+        rows = x.reshape(-1, PARTS, x.shape[-1] // PARTS).transpose(1, 0, 2)  # [parts, B * N, in / parts]
         weights = mx.unflatten(self.weight, -1, (PARTS, -1)).transpose(1, 2, 0)  # [parts, in / parts, out]
-        return (parts @ weights[:, None]).sum(0) + self.bias
+        return (rows @ weights).sum(0).reshape(*x.shape[:-1], -1) + self.bias
 
 
 class VisionEmbedder(Module):

@@ -129,7 +129,7 @@ def bound(on: Operations) -> Buffer:
 
 
 def patch_tape(config: UnifiedVisionConfig, weights: Weights, on: Operations, pictures: int, patches: int) -> Buffer:
-    """The embedder of `gemma4_unified`: the weight is copied for each picture."""
+    """The embedder of `gemma4_unified`."""
     rows = pictures * patches
     pixels = on.tape.make(rows * config.patch_features * FLOAT32)
     centred = on.tape.make(pixels.nbytes, pixels)
@@ -141,7 +141,7 @@ def patch_tape(config: UnifiedVisionConfig, weights: Weights, on: Operations, pi
     turned = on.array(rows * config.patch_features, on.tape.rework(normed, times=2))
     weight = weights["vision_embedder.patch_dense"]
     fresh = on.read(weight)
-    products = on.array(PARTS * rows * config.mm_embed_dim, turned, on.array(pictures * weight.size, fresh))
+    products = on.array(PARTS * rows * config.mm_embed_dim, turned, on.array(weight.size, fresh))
     x = on.norm(on.array(rows * config.mm_embed_dim, products))
     positions = on.read(weights["vision_embedder.pos_embedding"])
     return on.norm(on.add(x, on.array(rows * config.mm_embed_dim, positions)))

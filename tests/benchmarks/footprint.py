@@ -3,8 +3,8 @@
     python tests/benchmarks/footprint.py [FOLDER] [--shapes dense experts] [--packings 4 8 plain] [--loads 256 ...]
                                          [--dtype float32]
 
-The dense one has the shape of E2B, see `runner.py`, with 294 million parameters; the other one has experts, keys that
-are values, and vision blocks, with 330 million. They are made in FOLDER, or in a temporary one, and used again where
+The dense one has the shape of E2B, see `runner.py`, with 316 million parameters; the other one has experts, keys that
+are values, and vision blocks, with 339 million. They are made in FOLDER, or in a temporary one, and used again where
 FOLDER has them, with 4 and 8 bits and unquantized. Each measurement is a process of its own; what is printed is mlx's
 own peak in MB, the estimate, and the one over the other.
 """
@@ -12,25 +12,22 @@ own peak in MB, the estimate, and the one over the other.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from g4convert.convert import Options, hf_to_mlx
 from g4convert.convert.inspection.parts import stored_weights
 from g4convert.convert.inspection.subject import opened
-from g4convert.loaders.config import FULL, SLIDING, ModelConfig
+from g4convert.loaders.config import FULL, SLIDING
 from g4convert.loaders.footprint import CPU_BFLOAT16, CPU_FLOAT32
 from g4convert.loaders.footprint.estimate import Estimator, Load
 from g4convert.tests.benchmarks import runner
 from g4convert.tests.loaders.peak import measured
-from g4convert.tests.support import CHECKPOINTS, WEIGHTS, headers, read_json
-from safetensors.numpy import save_file
 
+DENSE = {**runner.TEXT, "intermediate_size": 2048}
 EXPERTS = {
     "hidden_size": 640,
     "intermediate_size": 640,
@@ -63,22 +60,10 @@ LOADS = {
 RUNTIMES = {"float32": CPU_FLOAT32, "bfloat16": CPU_BFLOAT16}
 
 
-def write_experts(folder: Path) -> None:
-    """A random checkpoint with experts, in a shard for each tensor."""
-    shutil.copytree(CHECKPOINTS / "26b-a4b", folder, ignore=shutil.ignore_patterns(WEIGHTS))
-    document = read_json(folder / "config.json")
-    document["text_config"].update(EXPERTS)
-    document["vision_config"].update(SIGHT)
-    (folder / "config.json").write_text(json.dumps(document))
-    runner.extend_vocabulary(folder / "tokenizer.json")
-    rng, weight_map = np.random.default_rng(0), {}
-    for number, info in enumerate(headers(ModelConfig.from_dict(document))):
-        weight_map[info.name] = f"model-{number:05d}.safetensors"
-        save_file({info.name: runner.random_weight(info.name, info.shape, rng)}, folder / weight_map[info.name])
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-
-
-SHAPES: Mapping[str, Callable[[Path], None]] = {"dense": runner.write_source, "experts": write_experts}
+SHAPES: Mapping[str, Callable[[Path], None]] = {
+    "dense": partial(runner.write_source, text=DENSE),
+    "experts": partial(runner.write_source, kind="26b-a4b", text=EXPERTS, vision=SIGHT),
+}
 
 
 def make(folder: Path, shape: str, packing: str) -> Path:

@@ -48,7 +48,8 @@ from safetensors.numpy import save_file
 
 KIND = "e2b"
 VOCABULARY, LAYERS = 65536, 10
-TEXT = {
+Json = Mapping[str, Any]
+TEXT: Json = {
     "hidden_size": 512,
     "intermediate_size": 1024,
     "num_hidden_layers": LAYERS,
@@ -62,7 +63,7 @@ TEXT = {
     "vocab_size": VOCABULARY,
     "vocab_size_per_layer_input": VOCABULARY,
 }
-VISION = {
+VISION: Json = {
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 4,
@@ -105,12 +106,19 @@ def make(folder: Path) -> Path:
     return output
 
 
-def write_source(folder: Path) -> None:
-    """A random checkpoint in a shard for each tensor, so that no two are in memory together."""
-    shutil.copytree(CHECKPOINTS / KIND, folder, ignore=shutil.ignore_patterns(WEIGHTS))
+def write_source(folder: Path, kind: str = KIND, text: Json = TEXT, vision: Json = VISION) -> None:
+    """A random checkpoint in a shard for each tensor, so that no two are in memory together.
+
+    Args:
+        folder: where it is made.
+        kind: of the sample that it is like.
+        text: what its config says otherwise of the language model.
+        vision: likewise, of the vision tower.
+    """
+    shutil.copytree(CHECKPOINTS / kind, folder, ignore=shutil.ignore_patterns(WEIGHTS))
     document = read_json(folder / "config.json")
-    document["text_config"].update(TEXT)
-    document["vision_config"].update(VISION)
+    document["text_config"].update(text)
+    document["vision_config"].update(vision)
     (folder / "config.json").write_text(json.dumps(document))
     extend_vocabulary(folder / "tokenizer.json")
     rng, weight_map = np.random.default_rng(0), {}
