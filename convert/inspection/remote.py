@@ -15,10 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ...loaders.checkpoint import CONFIG_FILE, INDEX_FILE, LARGEST_CONFIG, LARGEST_HEADER, LARGEST_INDEX
-from ...schemas.errors import ConfigError, HeaderError, HubError, SourceNotFoundError
+from ...schemas.errors import ConfigError, HeaderError, HubError
 from ..manifest import MANIFEST
-from ..publication.hub import first_line, hide
-from ..source import PROCESSOR, Located
+from ..source import PROCESSOR, Located, asking_hub
 
 if TYPE_CHECKING:
     from httpx2 import Response
@@ -114,18 +113,10 @@ def headers_of(repo_id: str, revision: str | None) -> Iterator[Located]:
         SourceNotFoundError: the Hub cannot be reached, or does not show such a repository.
         G4ConvertError: as `Remote.fetch`.
     """
-    from httpx2 import HTTPError  # slow to import
-
     with TemporaryDirectory(prefix="g4convert-") as temporary:
-        try:
+        with asking_hub(repo_id):
             remote = _open(repo_id, revision)
             remote.fetch(Path(temporary))
-        except (HTTPError, OSError, ValueError) as error:  # ValueError: what the client takes for no repository name
-            raise SourceNotFoundError(
-                f"not a folder here, and the Hub says: {hide(first_line(error))}",
-                where=repo_id,
-                fix="check the name, the network, and your access",
-            ) from None
         yield Located(Path(temporary), remote.repo_id, remote.commit)
 
 

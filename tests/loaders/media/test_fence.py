@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from g4convert.loaders.media import Blob, Reach, fence
 from g4convert.loaders.media.fence import Fence, is_public
 from g4convert.loaders.media.links import base64_or_link, resolve
 from g4convert.schemas.errors import MediaError, UsageError
+from g4convert.tests.loaders.media.web import Answer, Web, web
 
 DATA = bytes(range(256))
 PUBLIC = "93.184.215.14"
@@ -190,19 +190,25 @@ class World:
 
     Attributes:
         names: the addresses of each, one list a look-up; the last list stays.
-        port: where the machine really listens.
-        answers: status, headers and body by path.
+        machine: where it really is.
         connected: the addresses and ports that were connected to.
         looked_up: the names that were looked up.
-        asked: host and path of each request.
     """
 
-    port: int
+    machine: Web
     names: dict[str, list[list[str]]] = field(default_factory=dict)
-    answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     connected: list[tuple[str, int]] = field(default_factory=list)
     looked_up: list[str] = field(default_factory=list)
-    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def answers(self) -> dict[str, Answer]:
+        """Status, headers and body by path."""
+        return self.machine.answers
+
+    @property
+    def asked(self) -> list[tuple[str, str]]:
+        """Host and path of each request."""
+        return list(zip(self.machine.called, self.machine.asked, strict=True))
 
     def look_up(self, host: str, port: int, **_: Any) -> list[Any]:
         self.looked_up.append(host)
@@ -216,31 +222,22 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            made.asked.append((self.headers["Host"], self.path))
-            status, headers, body = made.answers.get(self.path, (404, {}, b""))
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+    with web() as machine:
+        made = World(machine)
+        made.answers["/x.png"] = (200, {}, DATA)
+        change_the_world(made, monkeypatch)
+        yield made
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made = World(server.server_port)
-    made.answers["/x.png"] = (200, {}, DATA)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
+def change_the_world(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let names and connections lead into it."""
     connect, numeric = httpcore2.SyncBackend.connect_tcp, socket.getaddrinfo
 
     def connect_here(self: httpcore2.SyncBackend, host: str, port: int, *rest: Any) -> httpcore2.NetworkStream:
         made.connected.append((host, port))
         with monkeypatch.context() as patch:
             patch.setattr(socket, "getaddrinfo", numeric)
-            return connect(self, "127.0.0.1", made.port, *rest)
+            return connect(self, "127.0.0.1", made.machine.port, *rest)
 
     def look_up(*arguments: Any, **options: Any) -> list[Any]:
         return made.look_up(*arguments, **options)
@@ -250,10 +247,6 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    yield made
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def reach(*hosts: str, **options: Any) -> Reach:
@@ -298,7 +291,7 @@ def test_the_next_address_is_tried_when_one_does_not_answer(world: World, monkey
     ],
 )  # fmt: skip
 def test_an_address_at_home_is_not_connected_to_even_if_it_is_allowed(host: str, world: World) -> None:
-    message = refused(f"http://{host}:{world.port}/x.png", reach(host.strip("[]")))
+    message = refused(f"http://{host}:{world.machine.port}/x.png", reach(host.strip("[]")))
 
     assert "of this machine or of a private network" in message or "Invalid IPv4 address" in message
     assert world.connected == []

@@ -5,10 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import socket
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +14,7 @@ import pytest
 from g4convert.loaders.media import Blob, Reach, links
 from g4convert.loaders.media.links import base64_or_link, resolve
 from g4convert.schemas.errors import G4ConvertError, MediaError, UsageError
+from g4convert.tests.loaders.media.web import Answer, Web, web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -200,48 +198,13 @@ def test_a_link_of_a_megabyte_does_not_fill_the_terminal(start: str) -> None:
     assert len(refused(start + "x" * 10**6, error=G4ConvertError)) < 400
 
 
-Answer = tuple[int, Mapping[str, str], bytes]
-
-
-@dataclass
-class Host:
-    """A host on this machine. `answers` maps paths to status, headers and body; `asked` lists the paths asked for."""
-
-    port: int
-    answers: dict[str, Answer] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-
-    def at(self, path: str, host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}{path}"
-
-
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            made.asked.append(self.path)
-            status, headers, body = made.answers.get(self.path, (404, {}, b""))
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made = Host(server.server_port)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with web() as made:
+        yield made
 
 
 LOCAL = Reach(hosts=frozenset({"127.0.0.1"}))
@@ -251,14 +214,14 @@ def redirect(to: str, status: int = 302) -> Answer:
     return status, {"Location": to}, b""
 
 
-def test_a_file_comes_from_an_allowed_host(host: Host) -> None:
+def test_a_file_comes_from_an_allowed_host(host: Web) -> None:
     host.answers["/x.png"] = (200, {}, DATA)
 
     assert resolve(host.at("/x.png"), LOCAL) == Blob(DATA, host.at("/x.png"))
     assert host.asked == ["/x.png"]
 
 
-def test_without_leave_nothing_is_asked(host: Host) -> None:
+def test_without_leave_nothing_is_asked(host: Web) -> None:
     host.answers["/x.png"] = (200, {}, DATA)
 
     assert "leads to the host 127.0.0.1" in refused(host.at("/x.png"))
@@ -266,14 +229,14 @@ def test_without_leave_nothing_is_asked(host: Host) -> None:
 
 
 @pytest.mark.parametrize("status", [404, 500, 403, 304])
-def test_an_answer_that_is_no_file_is_one_line(status: int, host: Host) -> None:
+def test_an_answer_that_is_no_file_is_one_line(status: int, host: Web) -> None:
     host.answers["/x.png"] = (status, {}, b"")
 
     assert f"the host answers {status}" in refused(host.at("/x.png"), LOCAL, MediaError)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirection_is_followed_to_an_allowed_host(status: int, host: Host) -> None:
+def test_a_redirection_is_followed_to_an_allowed_host(status: int, host: Web) -> None:
     both = Reach(hosts=frozenset({"127.0.0.1", "localhost"}))
     host.answers["/a"] = redirect(host.at("/b", "localhost"), status)
     host.answers["/b"] = redirect("../c?d", status)
@@ -293,7 +256,7 @@ def test_a_redirection_is_followed_to_an_allowed_host(status: int, host: Host) -
         ("ftp://127.0.0.1/b", "cannot be fetched: "),
     ],
 )
-def test_a_redirection_goes_no_further_than_links_may(location: str, message: str, host: Host) -> None:
+def test_a_redirection_goes_no_further_than_links_may(location: str, message: str, host: Web) -> None:
     host.answers["/a"] = redirect(location.format(port=host.port))
     host.answers["/b"] = (200, {}, DATA)
 
@@ -301,20 +264,20 @@ def test_a_redirection_goes_no_further_than_links_may(location: str, message: st
     assert host.asked == ["/a"]
 
 
-def test_a_redirection_never_reads_a_local_file(host: Host) -> None:
+def test_a_redirection_never_reads_a_local_file(host: Web) -> None:
     host.answers["/a"] = redirect("file:///etc/passwd")
 
     assert "cannot be fetched" in refused(host.at("/a"), Reach(hosts=LOCAL.hosts | {"localhost"}), MediaError)
 
 
-def test_a_circle_of_redirections_ends(host: Host) -> None:
+def test_a_circle_of_redirections_ends(host: Web) -> None:
     host.answers["/a"], host.answers["/b"] = redirect("/b"), redirect("/a")
 
     assert "redirects more than 5 times" in refused(host.at("/a"), LOCAL, MediaError)
     assert len(host.asked) == 6
 
 
-def test_as_many_redirections_as_are_allowed_are_followed(host: Host) -> None:
+def test_as_many_redirections_as_are_allowed_are_followed(host: Web) -> None:
     host.answers |= {f"/{number}": redirect(f"/{number + 1}") for number in range(5)}
     host.answers["/5"] = (200, {}, DATA)
 
@@ -322,7 +285,7 @@ def test_as_many_redirections_as_are_allowed_are_followed(host: Host) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_file_that_is_too_large_is_not_held(packed: bool, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_not_held(packed: bool, host: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     body = bytes(100_000)
     headers = {"Content-Encoding": "gzip"} if packed else {}
     host.answers["/x"] = (200, headers, gzip.compress(body) if packed else body)
@@ -334,7 +297,7 @@ def test_a_file_that_is_too_large_is_not_held(packed: bool, host: Host, monkeypa
     assert "is larger than 99999 bytes" in refused(host.at("/x"), LOCAL, MediaError)
 
 
-def test_a_file_that_ends_too_early_is_one_line(host: Host) -> None:
+def test_a_file_that_ends_too_early_is_one_line(host: Web) -> None:
     host.answers["/x"] = (200, {"Content-Length": "1000", "Connection": "close"}, DATA)
 
     assert "cannot be fetched: " in refused(host.at("/x"), LOCAL, MediaError)
@@ -371,7 +334,7 @@ def test_a_proxy_that_cannot_be_used_is_one_line(proxy: str, monkeypatch: pytest
     assert "cannot be fetched" in refused("http://host.invalid/", Reach(hosts=frozenset({"host.invalid"})), MediaError)
 
 
-def test_a_check_that_lets_all_hosts_pass_would_show(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_lets_all_hosts_pass_would_show(host: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "_check_host", lambda link, reach: None)
     host.answers["/x"] = (200, {}, DATA)
 
