@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ..schemas.errors import ConfigError, SourceNotFoundError, UsageError
 from ..schemas.files import read_whole
 from .decoding import check_stated_shapes, open_files
 from .encodings import group_tensors
-from .publication.hub import first_line, hide
+from .hub_errors import asking_hub
 from .schemes import Scheme, already_quantized, read_scheme
 from .stamps import Stamps, take_stamps
 
@@ -159,25 +158,6 @@ def _download(repo_id: str, revision: str | None, check: Callable[[Path], object
         check(folder)
         snapshot_download(repo_id, revision=commit, allow_patterns=["*.safetensors"])
     return Located(folder, repo_id, commit)
-
-
-@contextmanager
-def asking_hub(repo_id: str) -> Iterator[None]:
-    """While this lasts, the Hub's client reads a repository.
-
-    Raises:
-        SourceNotFoundError: the Hub cannot be reached, or does not show such a repository.
-    """
-    from httpx2 import HTTPError  # slow to import
-
-    try:
-        yield
-    except (HTTPError, OSError, ValueError) as error:  # ValueError: what the client takes for no repository name
-        raise SourceNotFoundError(
-            f"not a folder here, and the Hub says: {hide(first_line(error))}",
-            where=repo_id,
-            fix="check the name, the network, and your access",
-        ) from None
 
 
 def _check_small_files(folder: Path) -> None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...loaders.checkpoint import CONFIG_FILE, INDEX_FILE, LARGEST_CONFIG, LARGEST_HEADER, LARGEST_INDEX
 from ...schemas.errors import ConfigError, HeaderError, HubError
+from ..hub_errors import asking_hub
 from ..manifest import MANIFEST
-from ..source import PROCESSOR, Located, asking_hub
+from ..source import PROCESSOR, Located
 
 if TYPE_CHECKING:
     from httpx2 import Response

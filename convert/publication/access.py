@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...schemas.errors import HubError, UsageError
-from .hub import Hub, first_line, hide
+from ..hub_errors import first_line, hide
+from .hub import Hub
 
 WRITE, PROPOSE = "repo.write", "discussion.write"
 NEW_TOKEN = "make one that can write at Settings, Access Tokens, on the Hub"

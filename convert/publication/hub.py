@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from ...schemas.errors import G4ConvertError, HubError
+from ..hub_errors import first_line, hide
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -33,7 +34,6 @@ TROUBLE = ("the Hub has trouble of its own", GO_ON)
 STORAGE = ("the storage of the Hub refuses it", GO_ON)
 UNREACHABLE = ("the connection to the Hub broke", f"check the network, then {GO_ON}")
 
-TOKEN = re.compile(r"\bhf_\w{4,}")
 # What the client says of a large file before it says why, and where it hides the status of the Xet storage.
 FILE = re.compile(r"Error while uploading '(?P<name>.+)' to the Hub")
 STATUS = re.compile(r"\b(?:status|HTTP)\D{0,40}(?P<status>[45]\d\d)\b", re.IGNORECASE)
@@ -126,12 +126,6 @@ def _said(error: BaseException) -> str:
     return f": {' '.join(said.split())}" if isinstance(said, str) and said.strip() else ""
 
 
-def first_line(error: BaseException) -> str:
-    """An error in one line, without a full stop."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__).rstrip(".")
-
-
 @contextmanager
 def _calm() -> Iterator[None]:
     """What the client logs of its own tries comes on standard error otherwise, with signed addresses."""
@@ -143,8 +137,3 @@ def _calm() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def hide(text: str, token: str | None = None) -> str:
-    """A text in which no token can be read."""
-    return TOKEN.sub("***", text.replace(token, "***") if token else text)

@@ -19,8 +19,7 @@ import httpx2
 
 from ...schemas.errors import MediaError, UsageError
 from ...schemas.files import open_regular
-from .links import IN_BYTES
-from .source import Blob
+from .source import IN_BYTES, Blob
 
 if TYPE_CHECKING:
     import ssl

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
 from ...schemas.errors import MediaError, UsageError
-from .source import Blob, Source
+from .source import IN_BYTES, Blob, Source
 
 if TYPE_CHECKING:
     import httpx2
@@ -32,9 +32,6 @@ MOST_REDIRECTS = 5
 SECONDS_TO_ANSWER = 30
 LONGEST_PATH = 4096
 LONGEST_NAME = 80
-
-# What who asks a server can do; what the server allows is said where it is started.
-IN_BYTES = "send the file itself, as data:TYPE;base64,DATA"
 
 SCHEME = re.compile(r"(data|file|https?):|([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 

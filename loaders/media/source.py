@@ -25,6 +25,8 @@ SLACK_SECONDS, SLACK_SHARE = 0.15, 0.02
 MICROSECOND = 1e-6
 # What a WAV file says of its size while it is being written to a pipe.
 UNKNOWN_SIZES = (b"\0\0\0\0", b"\xff\xff\xff\xff")
+# What somebody who asks a server can do about a link; what the server allows is said where it is started.
+IN_BYTES = "send the file itself, as data:TYPE;base64,DATA"
 
 
 @dataclass(frozen=True)
