@@ -37,6 +37,7 @@ FREE = {
     "attention_logit_cap": {"a half"}, "eoi_token_id": {"missing", "null"},
     "eos_token_id": {"missing", "null", "a list", "zero"}, "final_logit_softcapping": {"null", "a half"},
     "gradient_clipping": {"a half", "10**18"}, "image_token_id": {"missing", "null"},
+    "max_position_embeddings": {"missing", "null"},
     "partial_rotary_factor": {"missing", "a half"}, "residual_weight": {"a half"}, "rope_theta": {"a half"},
     "video_token_id": {"missing", "null"}, "vision_config": {"missing", "null"},
     "use_bidirectional_attention": {"null"},

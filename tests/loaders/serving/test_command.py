@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +17,13 @@ from typing import Any
 
 import openai
 import pytest
+from g4convert.loaders.checkpoint import CONFIG_FILE
+from g4convert.loaders.consistency import GENERATION_CONFIG
 from g4convert.tests.conftest import Convert
 from g4convert.tests.loaders.serving.running import PATIENCE
-from g4convert.tests.support import CHECKPOINTS, command, only_error_line
+from g4convert.tests.support import CHECKPOINTS, command, only_error_line, read_json
 
+STOP = 1
 MAIN = "from g4convert.convert.cli import main; main()"
 
 
@@ -64,17 +69,20 @@ def test_it_answers_until_it_is_interrupted(converted: Convert) -> None:
     assert (process.returncode, output, errors) == (0, "", "stopped\n")
 
 
-def test_it_ends_in_the_middle_of_an_answer(converted: Convert) -> None:
-    """Sampled at the highest temperature from all tokens, an answer of 4000 tokens hardly ever ends."""
-    with started(converted("e2b"), "--port", "0") as (process, line):
+def never_ending(model: Path, folder: Path) -> Path:
+    """A copy of a checkpoint whose only stop token is one that is never chosen."""
+    shutil.copytree(model, folder)
+    for name, changes in {CONFIG_FILE: {}, GENERATION_CONFIG: {"suppress_tokens": [STOP]}}.items():
+        document = {**read_json(folder / name), "eos_token_id": STOP, **changes}
+        (folder / name).write_text(json.dumps(document))
+    return folder
+
+
+def test_it_ends_in_the_middle_of_an_answer(converted: Convert, tmp_path: Path) -> None:
+    with started(never_ending(converted("e2b"), tmp_path / "e2b"), "--port", "0") as (process, line):
         client = openai.OpenAI(base_url=address(line), api_key="key", max_retries=0)
-        chunks = client.chat.completions.create(
-            model="e2b",
-            messages=[{"role": "user", "content": "x"}],
-            temperature=2,
-            extra_body={"top_k": 0, "top_p": 1},
-            stream=True,
-        )
+        asked: Any = [{"role": "user", "content": "x"}]
+        chunks = client.chat.completions.create(model="e2b", messages=asked, stream=True)
         next(iter(chunks))
         process.send_signal(signal.SIGINT)
         with pytest.raises(openai.APIError, match="the server is stopping"):
