@@ -43,18 +43,17 @@ def lock_path(output: Path) -> Path:
 
 @contextmanager
 def parents_of(path: Path) -> Iterator[None]:
-    """Make the folders above; those that had to be made go again if the work fails."""
+    """Make the folders above; those that had to be made go again if nothing stands in them at the end."""
     with disk_errors(path):
         made = [parent for parent in path.parents if not parent.exists()]
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except Exception:
+    finally:
         for parent in made:
-            with suppress(OSError):
+            with suppress(OSError):  # of a folder that is not empty
                 parent.rmdir()
-        raise
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class WorkFolder:
                 yield
         except ExecutorError:  # the work is as good as before
             raise
-        except Exception:
+        except Exception:  # whoever is at fault, we too; an interruption is no Exception
             self._remove()
             raise
 

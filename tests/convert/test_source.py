@@ -35,6 +35,14 @@ class FakeHub:
         self.asked: list[str] = []
         self.revisions: list[str | None] = []
 
+    @classmethod
+    def installed(cls, cache: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+        """One that the client's calls lead to."""
+        fake = cls(cache, kind)
+        monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda _, *a, **k: fake.model_info(*a, **k))
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fake.snapshot_download)
+        return fake
+
     def model_info(self, repo_id: str, revision: str | None = None) -> SimpleNamespace:
         self.revisions.append(revision)
         if repo_id != "google/gemma-4-test":
@@ -58,10 +66,7 @@ class FakeHub:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    fake = FakeHub(tmp_path / "hub", "31b")
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda _, *a, **k: fake.model_info(*a, **k))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fake.snapshot_download)
-    return fake
+    return FakeHub.installed(tmp_path / "hub", "31b", monkeypatch)
 
 
 @pytest.mark.parametrize(

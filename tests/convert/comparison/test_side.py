@@ -40,10 +40,7 @@ AWQ = {"quant_method": "awq"}
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    fake = FakeHub(tmp_path / "hub", "text")
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda _, *a, **k: fake.model_info(*a, **k))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fake.snapshot_download)
-    return fake
+    return FakeHub.installed(tmp_path / "hub", "text", monkeypatch)
 
 
 def led_out(piece: Piece) -> None:
