@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..loaders.checkpoint import DTYPE_BYTES, TensorInfo, pread_exactly
-from ..loaders.values import EXPONENT_BITS, UNSIGNED
+from ..loaders.values import UNSIGNED, is_finite
 from ..schemas.errors import NonFiniteError
 from .decoding import Files, decode_rows
 from .encodings import EncodedTensor
@@ -136,26 +136,19 @@ def _pack(values: NDArray[np.float32], step: Step, packing: Quantization, storag
 
 
 def _check_source(stored: Array, step: Step) -> None:
-    if not _is_finite(stored, step.source.dtype):
+    if not is_finite(stored, step.source.dtype):
         raise NonFiniteError(
             f"{step.source.name} holds NaN or infinity", where=step.source.file.name, fix="repair the checkpoint"
         )
 
 
 def _check_range(stored: Array, dtype: str, step: Step) -> None:
-    if not _is_finite(stored, dtype):
+    if not is_finite(stored, dtype):
         raise NonFiniteError(
             f"{step.source.name} holds a value too large for {dtype}",
             where=step.source.file.name,
             fix="choose --dtype bfloat16 or float32",
         )
-
-
-def _is_finite(stored: Array, dtype: str) -> bool:
-    """Whether no element is NaN or infinite: whatever the sign, their bits are the largest of all."""
-    infinity, sign = EXPONENT_BITS[dtype], 1 << (8 * stored.itemsize - 1)
-    signed = stored.view(f"<i{stored.itemsize}")
-    return bool(signed.max(initial=0) < infinity and stored.max(initial=0) < sign | infinity)
 
 
 def _cast(stored: Array, source: str, target: str, step: Step) -> Array:

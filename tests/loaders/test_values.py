@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from g4convert.loaders import checkpoint
 from g4convert.loaders.loading import load
+from g4convert.loaders.values import EXPONENT_BITS, UNSIGNED, is_finite
 from g4convert.schemas.errors import NonFiniteError
 from g4convert.tests.loaders.samples import Weights, multimodal, rewrite, text_only, write_checkpoint
+from ml_dtypes import bfloat16
 
 UP = "model.layers.0.mlp.up_proj"
 NORM = "model.norm.weight"
@@ -88,3 +90,14 @@ def test_towers_are_looked_through_to_their_last_block(tmp_path: Path, monkeypat
 
     with pytest.raises(NonFiniteError, match=f"{name} holds NaN"):
         load(folder)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("F16", np.float16), ("F32", np.float32), ("BF16", bfloat16)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_numbers_are_told_from_what_is_none(name: str, dtype: Any, sign: int) -> None:
+    unsigned = UNSIGNED[np.dtype(dtype).itemsize]
+    (largest,) = np.array([EXPONENT_BITS[name] - 1], unsigned).view(dtype).astype(float)
+    for value, finite in ((0.0, True), (largest, True), (np.inf, False), (np.nan, False)):
+        weights = np.array([1, -1, np.copysign(value, sign), 0.5], dtype)
+        assert is_finite(weights.view(unsigned), name) is finite, value
+    assert is_finite(np.zeros(0, unsigned), name)
