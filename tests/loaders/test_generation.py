@@ -6,10 +6,12 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from g4convert.loaders import prompt as loaders_prompt
 from g4convert.loaders.generation import (
     Detokenizer,
     Generation,
@@ -26,6 +28,7 @@ from g4convert.loaders.generation import (
 )
 from g4convert.loaders.loading import LoadedModel, load
 from g4convert.loaders.merge import merge
+from g4convert.loaders.tokenizer import open_tokenizer
 from g4convert.schemas.errors import UsageError
 from g4convert.tests.loaders.samples import WINDOW, byte_ids, multimodal, tokenizer, write_checkpoint
 from hypothesis import given
@@ -182,6 +185,19 @@ def test_decoding_hands_out_as_many_as_asked(model: LoadedModel) -> None:
 
     assert len(list(decode(model.text, prompt, sampler, count=1))) == 1
     assert len(list(decode(model.text, prompt, sampler, count=7))) == 7
+
+
+def test_a_run_opens_the_tokenizer_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def counted(file: Path, *rest: Any) -> Any:
+        opened.append(file.name)
+        return open_tokenizer(file, *rest)
+
+    monkeypatch.setattr(loaders_prompt, "open_tokenizer", counted)
+    run(folder, prompt="x", max_tokens=1)
+
+    assert opened == ["tokenizer.json"]
 
 
 def test_the_numbers_of_a_run(folder: Path, tmp_path: Path) -> None:
