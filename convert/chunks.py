@@ -18,8 +18,8 @@ from .families.rules import Transpose
 from .lattice import Tally, solve
 from .plan import Step
 from .quantize import STORAGE, Packed, quantize
-from .reading import pread_once
 from .recipe import Quantization
+from .uncached import pread_uncached
 
 Array = NDArray[Any]
 
@@ -76,7 +76,7 @@ def read(chunk: Chunk, files: Files) -> Array:
 def _stored(info: TensorInfo, first: int, count: int, length: int, files: Files) -> Array:
     item = DTYPE_BYTES[info.dtype]
     start = info.offset + first * length * item
-    data = pread_exactly(files[info.file], count * length * item, start, info.file.name, pread_once)
+    data = pread_exactly(files[info.file], count * length * item, start, info.file.name, pread_uncached)
     return np.frombuffer(data, UNSIGNED[item]).reshape(count, length)
 
 

@@ -159,7 +159,7 @@ def _quit(message: str, status: int) -> None:
     show_default=True,
     help="Largest resident size of the process; with --dask, of each worker that has one thread.",
 )
-@click.option("--workers", type=int, help="Threads that work on a shard.  [default: one a core, at most 4]")
+@click.option("--workers", type=int, help="Threads that work on a shard.  [default: two more than cores, at most 8]")
 @click.option(
     "--dask",
     metavar="ADDRESS",

@@ -16,8 +16,8 @@ from ..loaders.checkpoint import DTYPE_BYTES, TensorInfo, pread_exactly
 from ..schemas.errors import ShardError, TensorShapeError
 from .encodings import EncodedTensor
 from .quantize import E4M3, STORAGE, Bytes, Floats
-from .reading import pread_once
 from .schemes import FP8, INT4
+from .uncached import pread_uncached
 
 Files = Mapping[Path, int]
 """Descriptors of open shards."""
@@ -109,7 +109,7 @@ def _scales(info: EncodedTensor, start: int, stop: int, files: Files) -> Floats:
 
 def _read(info: TensorInfo, first: int, count: int, row_bytes: int, files: Files) -> Bytes:
     start = info.offset + first * row_bytes
-    data = pread_exactly(files[info.file], count * row_bytes, start, info.file.name, pread_once)
+    data = pread_exactly(files[info.file], count * row_bytes, start, info.file.name, pread_uncached)
     return np.frombuffer(data, np.uint8)
 
 

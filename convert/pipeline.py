@@ -31,8 +31,8 @@ from .stamps import NO_FILE, Stamps, unchanged
 from .survey import find_lattices
 from .writer import ShardRecord, WorkFolder, dump
 
-# Two threads keep a disk busy; more help where cores are plenty.
-DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
+# Two more than cores, for some wait for the disk; each takes some 20 MB.
+DEFAULT_WORKERS = min(8, (os.cpu_count() or 1) + 2)
 # config.json, index and manifest, at most.
 SMALL_FILES = 20_000_000
 

@@ -24,6 +24,7 @@ from .lattice import Tally
 from .manifest import MANIFEST
 from .place import absolute, locked, parents_of, remove_replaced, take_place, work_path
 from .plan import Shard
+from .uncached import pwrite_uncached
 from .writeback import WriteBack
 
 JOURNAL = "journal.jsonl"
@@ -273,7 +274,7 @@ class ShardFile:
 
     def _write(self, data: memoryview, offset: int) -> None:
         while data:
-            written = os.pwrite(self._file, data, offset)
+            written = pwrite_uncached(self._file, data, offset)
             data, offset = data[written:], offset + written
 
     def sync(self) -> Digests:

@@ -14,10 +14,10 @@ from g4convert.convert import Options, hf_to_mlx, prepare
 from g4convert.convert.pipeline import SMALL_FILES
 from g4convert.schemas.errors import OutputError
 from g4convert.tests.faults.conftest import SHARD_SIZE, Scene
-from g4convert.tests.faults.victim import FULL, KILL, At, Fill
+from g4convert.tests.faults.victim import FULL, KILL, WRITES, At, Fill
 from g4convert.tests.support import CHECKPOINTS, copy_of, digests, only_error_line
 
-NEED_ROOM = ("fsync", "ftruncate", "mkdir", "open", "pwrite", "rename", "replace", "write")
+NEED_ROOM = ("fsync", "ftruncate", "mkdir", "open", "rename", "replace", "write", *WRITES)
 PARTS = [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 4))]
 
 

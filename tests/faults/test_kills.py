@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from g4convert.convert import Options, hf_to_mlx
 from g4convert.tests.faults.conftest import Scene
-from g4convert.tests.faults.victim import KILL, At
+from g4convert.tests.faults.victim import KILL, WRITES, At
 from g4convert.tests.support import CHECKPOINTS, copy_of, digests
 
 COMMAND = [sys.executable, "-c", "from g4convert.convert.cli import main; main()", "hf-to-mlx"]
@@ -30,7 +30,7 @@ def taking_its_place(calls: list[str]) -> Iterable[int]:
 
 def every_third(calls: list[str]) -> Iterable[int]:
     """A third of the states of the disk, but for how much of a shard is there."""
-    return [number for number, name in enumerate(calls, 1) if name != "pwrite"][::3]
+    return [number for number, name in enumerate(calls, 1) if name not in WRITES][::3]
 
 
 @pytest.mark.parametrize(

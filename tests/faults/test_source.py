@@ -13,10 +13,10 @@ from g4convert.convert.pipeline import write
 from g4convert.schemas.errors import ShardError
 from g4convert.tests.faults.changes import fill_with_nan, grow, put_another_there, shorten, touch
 from g4convert.tests.faults.conftest import Scene
-from g4convert.tests.faults.victim import BROKEN, At, Calls
+from g4convert.tests.faults.victim import BROKEN, WRITES, At, Calls
 from g4convert.tests.support import WEIGHTS, digests, only_error_line
 
-READS, WRITES = ("pread", "preadv"), ("pwrite",)
+READS = ("pread", "preadv")
 PLAIN = Options(quantize=False)
 
 

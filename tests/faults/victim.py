@@ -16,9 +16,11 @@ from typing import Any
 
 from g4convert.convert import cli, place
 
+# By which of the two a piece is written, or by both in turn, is for the kernel to say.
+WRITES = ("pwrite", "pwritev")
 # The functions by which a conversion changes the disk: of `os`, and the one that `os` lacks.
 CHANGES = (
-    "exchange", "fsync", "ftruncate", "mkdir", "open", "pwrite", "rename", "replace", "rmdir", "unlink", "write",
+    "exchange", "fsync", "ftruncate", "mkdir", "open", "rename", "replace", "rmdir", "unlink", "write", *WRITES,
 )  # fmt: skip
 # The children of a server that has imported everything; macOS's own libraries do not survive a fork.
 PROCESSES: Any = multiprocessing.get_context("spawn" if sys.platform == "darwin" else "forkserver")
