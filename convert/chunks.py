@@ -115,7 +115,7 @@ def convert(chunk: Chunk, stored: Array) -> list[Piece]:
         (out,) = step.outputs
         return [_piece(out.name, chunk, _cast(stored, step.source.dtype, out.dtype, step))]
     storage = "BF16" if len(step.outputs) == 2 else step.outputs[1].dtype
-    packed, tally = _pack(floats(stored, step.source.dtype), step, step.quantization, storage)
+    packed, tally = _pack(stored, step, step.quantization, storage)
     arrays: list[Array | None] = [packed.weight, packed.scales, packed.biases]
     for array in arrays[1:]:
         if array is not None and array.dtype in STORAGE.values():
@@ -128,10 +128,12 @@ def convert(chunk: Chunk, stored: Array) -> list[Piece]:
     ]
 
 
-def _pack(values: NDArray[np.float32], step: Step, packing: Quantization, storage: str) -> tuple[Packed, Tally | None]:
+def _pack(stored: Array, step: Step, packing: Quantization, storage: str) -> tuple[Packed, Tally | None]:
+    dtype = step.source.dtype
     if step.lattice is None:
+        values = stored.view(STORAGE[dtype]) if dtype == "BF16" else floats(stored, dtype)
         return quantize(values, packing, storage, step.rounding), None
-    solution = solve(values, step.lattice, storage, bits=packing.bits, rounding=step.rounding)
+    solution = solve(floats(stored, dtype), step.lattice, storage, bits=packing.bits, rounding=step.rounding)
     return solution.packed, solution.tally
 
 

@@ -40,6 +40,13 @@ if njit is not None:
     compiled = njit(nogil=True, cache=True, fastmath=False, error_model="numpy")
 
     @compiled
+    def _widen(words: Any, shift: Any, tile: Any) -> None:
+        """The upper bits of float32 numbers, and those numbers' bits; a shift of 0 copies whole ones."""
+        for lane in range(words.shape[0]):
+            for index in range(words.shape[1]):
+                tile[lane, index] = np.uint32(words[lane, index]) << shift
+
+    @compiled
     def _load(groups: Any, weights: Any) -> None:
         """A tile of groups, one a column."""
         for lane in range(groups.shape[0]):
@@ -227,39 +234,43 @@ if njit is not None:
         return any_better
 
     @compiled
-    def _encode(weights: Any, scale: float, bias: float, levels: int, codes: Any) -> None:
-        """The codes of one group."""
-        inverse, top = 1.0 / (1.0 if scale == 0 else scale), np.float64(levels)
-        for index in range(weights.shape[0]):
-            code = np.rint((np.float64(weights[index]) - bias) * inverse)
-            codes[index] = np.uint8(min(max(0.0, code), top))
+    def _encode(weights: Any, scale: Any, bias: Any, levels: int, codes: Any) -> None:
+        top = np.float64(levels)
+        for lane in range(weights.shape[0]):
+            start, inverse = bias[lane], 1.0 / (1.0 if scale[lane] == 0 else scale[lane])
+            for index in range(weights.shape[1]):
+                code = np.rint((np.float64(weights[lane, index]) - start) * inverse)
+                codes[lane, index] = np.uint8(min(max(0.0, code), top))
 
     @compiled
-    def _pack_pairs(codes: Any, packed: Any) -> None:
-        """Two codes of four bits fill a byte."""
-        for byte in range(packed.shape[0]):
-            packed[byte] = codes[2 * byte] | np.uint8(codes[2 * byte + 1] << np.uint8(4))
+    def _pack_pairs(pairs: Any, packed: Any) -> None:
+        """Two codes of four bits, read as a little-endian number, fill a byte."""
+        for lane in range(packed.shape[0]):
+            for byte in range(packed.shape[1]):
+                pair = pairs[lane, byte]
+                packed[lane, byte] = np.uint8(pair | (pair >> np.uint16(4)))
 
     @compiled
-    def _pack(codes: Any, bits: int, packed: Any) -> None:
+    def _pack_eights(codes: Any, bits: int, packed: Any) -> None:
         """Eight codes fill `bits` bytes, low bits first."""
-        if bits == 4:
-            _pack_pairs(codes, packed)
-            return
-        for eight in range(codes.shape[0] // 8):
-            word = np.uint64(0)
-            for place in range(8):
-                word |= np.uint64(codes[8 * eight + place]) << np.uint64(place * bits)
-            for byte in range(bits):
-                packed[eight * bits + byte] = np.uint8((word >> np.uint64(8 * byte)) & np.uint64(255))
+        for lane in range(packed.shape[0]):
+            for eight in range(codes.shape[1] // 8):
+                word = np.uint64(0)
+                for place in range(8):
+                    word |= np.uint64(codes[lane, 8 * eight + place]) << np.uint64(place * bits)
+                for byte in range(bits):
+                    packed[lane, eight * bits + byte] = np.uint8((word >> np.uint64(8 * byte)) & np.uint64(255))
 
     @compiled
     def _write(
         groups: Any, levels: int, bits: int, scale: Any, bias: Any, codes: Any, packed: Any, scales: Any, biases: Any
     ) -> None:
+        _encode(groups, scale, bias, levels, codes)
+        if bits == 4:
+            _pack_pairs(codes.view(np.uint16), packed)
+        else:
+            _pack_eights(codes, bits, packed)
         for lane in range(groups.shape[0]):
-            _encode(groups[lane], scale[lane], bias[lane], levels, codes)
-            _pack(codes, bits, packed[lane])
             scales[lane], biases[lane] = scale[lane], bias[lane]
 
     @compiled
@@ -275,7 +286,7 @@ if njit is not None:
         biases: Any,
     ) -> None:
         size, levels = groups.shape[1], 2**bits - 1
-        weights, codes = np.zeros((size, LANES)), np.zeros(size, np.uint8)
+        weights, codes = np.zeros((size, LANES)), np.zeros((LANES, size), np.uint8)
         low, high, total, inverse = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
         scale, bias, sums = np.zeros(LANES), np.zeros(LANES), np.zeros((4, LANES))
         new_scale, new_bias, new_sums = np.zeros(LANES), np.zeros(LANES), np.zeros((4, LANES))
@@ -307,13 +318,17 @@ if njit is not None:
             _write(tile, levels, bits, scale, bias, codes, packed[start:stop], scales[start:stop], biases[start:stop])
 
     @compiled
-    def _compiled_min_max(groups: Any, bits: int, storage: int, packed: Any, scales: Any, biases: Any) -> None:
-        levels, codes = 2**bits - 1, np.zeros(groups.shape[1], np.uint8)
+    def _compiled_min_max(
+        words: Any, shift: Any, bits: int, storage: int, packed: Any, scales: Any, biases: Any
+    ) -> None:
+        size, levels = words.shape[1], 2**bits - 1
+        weights, codes = np.zeros((LANES, size), np.float32), np.zeros((LANES, size), np.uint8)
         low, high, scale, bias = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
         scratch, ranks = np.zeros(LANES, np.float32), np.zeros(2, np.int32)
-        for start in range(0, groups.shape[0], LANES):
-            stop = min(start + LANES, groups.shape[0])
-            tile = groups[start:stop]
+        for start in range(0, words.shape[0], LANES):
+            stop = min(start + LANES, words.shape[0])
+            _widen(words[start:stop], shift, weights.view(np.uint32))
+            tile = weights[: stop - start]
             _ends(tile, low, high, ranks)
             _edge_fit(low, high, levels, scale, bias)
             _store(scale, storage, scratch)

@@ -57,11 +57,11 @@ class Packed:
     biases: NDArray[Any] | None
 
 
-def quantize(values: Floats, spec: Quantization, storage: str, rounding: str = SEARCH) -> Packed:
+def quantize(values: NDArray[Any], spec: Quantization, storage: str, rounding: str = SEARCH) -> Packed:
     """Quantize the rows of a matrix.
 
     Args:
-        values: float32 [rows, cols], finite; `cols` is a multiple of the group size.
+        values: float32 or bfloat16 [rows, cols], finite; `cols` is a multiple of the group size.
         spec: bits, group size and mode.
         storage: dtype of scales and biases in affine mode, `BF16`, `F16` or `F32`.
         rounding: the rule of affine mode.
@@ -72,7 +72,7 @@ def quantize(values: Floats, spec: Quantization, storage: str, rounding: str = S
         codes, scales, biases = _affine(groups, spec.bits, STORAGE[storage], rounding)
         shape = (rows, cols // spec.group_size)
         return Packed(codes.reshape(rows, -1), scales.reshape(shape), biases.reshape(shape))
-    codes, exponents = _shared_exponent(groups, spec)
+    codes, exponents = _shared_exponent(_floats(groups), spec)
     return Packed(codes.reshape(rows, -1), exponents.reshape(rows, -1), None)
 
 
@@ -93,19 +93,29 @@ def pack(codes: Bytes, bits: int) -> Bytes:
     return words.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :bits].reshape(len(codes), -1)
 
 
+def _floats(values: NDArray[Any]) -> Floats:
+    return values.astype(np.float32, copy=False)
+
+
+def _words(values: NDArray[Any]) -> tuple[NDArray[Any], np.uint32]:
+    """The bits of float32 or bfloat16 numbers, and the shift that makes them those of float32 numbers."""
+    missing = 32 - 8 * values.itemsize
+    return values.view(f"u{values.itemsize}"), np.uint32(missing)
+
+
 def _affine(
-    groups: Floats, bits: int, storage: np.dtype[Any], rounding: str
+    groups: NDArray[Any], bits: int, storage: np.dtype[Any], rounding: str
 ) -> tuple[Bytes, NDArray[Any], NDArray[Any]]:
     packed = np.empty((len(groups), groups.shape[1] * bits // 8), np.uint8)
     scales, biases = np.empty(len(groups), np.float32), np.empty(len(groups), np.float32)
     stored_as = STORED_AS[storage.name]
     if affine_kernel is not None and rounding == SEARCH:
-        affine_kernel(groups, bits, stored_as, *candidates(bits), REFITS, packed, scales, biases)
+        affine_kernel(_floats(groups), bits, stored_as, *candidates(bits), REFITS, packed, scales, biases)
     elif min_max_kernel is not None and rounding == MIN_MAX:
-        min_max_kernel(groups, bits, stored_as, packed, scales, biases)
+        min_max_kernel(*_words(groups), bits, stored_as, packed, scales, biases)
     else:
         for block in _blocks(groups):
-            fit = _FITS[rounding](groups[block], bits, storage)
+            fit = _FITS[rounding](_floats(groups[block]), bits, storage)
             packed[block] = pack(np.ascontiguousarray(fit.codes.T).astype(np.uint8), bits)
             scales[block], biases[block] = fit.scale, fit.bias
     with np.errstate(over="ignore"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import ml_dtypes
 import mlx.core as mx
@@ -176,12 +177,23 @@ def test_numba_and_numpy_agree_on_any_bits(
         assert_same(quantize(values, spec, storage, rounding), quantize_plainly(values, spec, storage, rounding))
 
 
+@pytest.mark.parametrize("quantizer", [quantize, quantize_plainly])
+@pytest.mark.parametrize("spec", ALL_SPECS, ids=name)
+def test_bfloat16_is_quantized_as_the_floats_that_it_stands_for(
+    spec: Quantization, quantizer: Callable[..., Packed]
+) -> None:
+    values = weights("heavy-tailed", rows=9).astype(ml_dtypes.bfloat16)
+
+    for rounding in ROUNDINGS:
+        widened = quantizer(values.astype(np.float32), spec, "BF16", rounding)
+        assert_same(quantizer(values, spec, "BF16", rounding), widened)
+
+
 def assert_same(one: Packed, other: Packed) -> None:
     np.testing.assert_array_equal(one.weight, other.weight)
     assert one.scales.tobytes() == other.scales.tobytes()
-    assert one.biases is not None
-    assert other.biases is not None
-    assert one.biases.tobytes() == other.biases.tobytes()
+    biases = [None if packed.biases is None else packed.biases.tobytes() for packed in (one, other)]
+    assert biases[0] == biases[1]
 
 
 @needs_numba
