@@ -10,10 +10,11 @@ from ..schemas.errors import UsageError
 
 # Beyond this a chunk leaves the cache and gains nothing; below it the work per call is lost in overhead.
 LARGEST_CHUNK, SMALLEST_CHUNK = 4 << 20, 128 << 10
-# What a chunk needs beside its own bytes: float32 copies, masks, packed output.
-BYTES_PER_SOURCE_BYTE = 8
-# Chunks that wait to be written, beside those in work.
-WAITING = 2
+# What a chunk needs for each byte of its source: in work float32 copies, masks and packed output; when it is done the
+# output alone, at most twice as wide.
+BYTES_IN_WORK, BYTES_DONE = 8, 2
+# Chunks that are done and wait for one before them, beside those in work: enough for no worker to wait for another.
+WAITING = 8
 # Headers, the plan and the manifest, and what the allocator keeps.
 RESERVE = 64_000_000
 
@@ -40,7 +41,7 @@ def chunk_bytes(max_memory: int | None, workers: int) -> int:
     """
     if max_memory is None:
         return LARGEST_CHUNK
-    in_flight = (workers + WAITING) * BYTES_PER_SOURCE_BYTE
+    in_flight = workers * BYTES_IN_WORK + WAITING * BYTES_DONE
     spare = max_memory - peak_resident() - RESERVE
     if spare < SMALLEST_CHUNK * in_flight:
         needed = max_memory - spare + SMALLEST_CHUNK * in_flight

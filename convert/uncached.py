@@ -14,6 +14,7 @@ import numpy as np
 
 # Linux 6.14: what is cached is taken from there, what is not leaves nothing behind. Python 3.15 names it.
 RWF_DONTCACHE = 0x80
+PAGE = os.sysconf("SC_PAGE_SIZE")
 UNSUPPORTED = {errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -35,15 +36,20 @@ def pread_uncached(descriptor: int, count: int, offset: int) -> bytes | memoryvi
 
 
 def pwrite_uncached(descriptor: int, data: memoryview, offset: int) -> int:
-    """`os.pwrite`; the system begins at once to bring the bytes to the disk, and forgets them when they are there.
+    """`os.pwrite` of a part or all; the system begins at once to bring it to the disk, and forgets what is there.
+
+    Pages that are written in part stay, for whoever writes the rest of them would have to read them again.
 
     Raises:
         OSError: the disk reports an error, or is full.
     """
     if sys.platform != "linux":
         return os.pwrite(descriptor, data, offset)
+    before, whole = -offset % PAGE, len(data) // PAGE * PAGE
+    if before or not whole:
+        return os.pwrite(descriptor, data[: before or None], offset)
     try:
-        return os.pwritev(descriptor, [data], offset, RWF_DONTCACHE)
+        return os.pwritev(descriptor, [data[:whole]], offset, RWF_DONTCACHE)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise

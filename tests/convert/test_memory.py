@@ -13,9 +13,9 @@ def test_chunks_get_what_the_imports_leave(workers: int, monkeypatch: pytest.Mon
 
     chunk = memory.chunk_bytes(400_000_000, workers)
 
-    in_flight = workers + memory.WAITING
+    in_flight = workers * memory.BYTES_IN_WORK + memory.WAITING * memory.BYTES_DONE
     assert memory.SMALLEST_CHUNK <= chunk <= memory.LARGEST_CHUNK
-    assert 100_000_000 + memory.RESERVE + chunk * in_flight * memory.BYTES_PER_SOURCE_BYTE <= 400_000_000
+    assert 100_000_000 + memory.RESERVE + chunk * in_flight <= 400_000_000
 
 
 def test_a_bound_below_the_imports_is_refused_with_the_least_that_works(monkeypatch: pytest.MonkeyPatch) -> None:

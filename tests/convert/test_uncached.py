@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from g4convert.convert import uncached
-from g4convert.convert.uncached import pread_uncached, pwrite_uncached
+from g4convert.convert.uncached import PAGE, pread_uncached, pwrite_uncached
 from g4convert.loaders.checkpoint import pread_exactly
 from g4convert.schemas.errors import ShardError
 
@@ -73,42 +73,51 @@ def test_an_error_of_the_disk_stays_one(descriptor: int, monkeypatch: pytest.Mon
         pread_exactly(descriptor, 300, 5, "file", pread_uncached)
 
 
-def write(descriptor: int, offset: int) -> bytes:
-    """Write a few bytes into the file; what it holds afterwards."""
-    assert pwrite_uncached(descriptor, memoryview(b"written"), offset) == len(b"written")
-    return os.pread(descriptor, 2 * len(CONTENT), 0)
+WRITTEN = bytes(range(255, 0, -1)) * 300
 
 
-@pytest.mark.parametrize("offset", [0, 4093, len(CONTENT) - 7, len(CONTENT) + 5000])
-def test_the_same_bytes_as_pwrite(descriptor: int, offset: int) -> None:
+def write(descriptor: int, offset: int, count: int = len(WRITTEN)) -> bytes:
+    """Write into the file; what it holds afterwards."""
+    data = memoryview(WRITTEN)[:count]
+    while data:
+        written = pwrite_uncached(descriptor, data, offset)
+        assert 0 < written <= len(data)
+        data, offset = data[written:], offset + written
+    return os.pread(descriptor, 4 * len(CONTENT), 0)
+
+
+@pytest.mark.parametrize("count", [7, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, len(WRITTEN)])
+@pytest.mark.parametrize("offset", [0, 1, PAGE - 7, PAGE, 3 * PAGE + 5, len(CONTENT) - 7, len(CONTENT) + 5000])
+def test_the_same_bytes_as_pwrite(descriptor: int, offset: int, count: int) -> None:
     before = CONTENT[:offset].ljust(offset, bytes(1))
-    assert write(descriptor, offset) == before + b"written" + CONTENT[offset + 7 :]
+    assert write(descriptor, offset, count) == before + WRITTEN[:count] + CONTENT[offset + count :]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such flag")
 def test_writing_asks_the_kernel_to_forget(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole pages, but not those of which others write the rest."""
     asked = []
 
     def pwritev(opened: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
-        asked.append(flags)
+        asked.append((offset, len(buffers[0]), flags))
         return os.pwrite(opened, buffers[0], offset)
 
     monkeypatch.setattr(os, "pwritev", pwritev)
-    assert write(descriptor, 5)[5:12] == b"written"
-    assert asked == [uncached.RWF_DONTCACHE]
+    write(descriptor, PAGE - 7, 2 * PAGE + 20)
+    assert asked == [(PAGE, 2 * PAGE, uncached.RWF_DONTCACHE)]
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])
 def test_writing_on_a_kernel_without_it(descriptor: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = refuse(monkeypatch, code)
-    assert write(descriptor, 5)[5:12] == b"written"
+    assert write(descriptor, 0).startswith(WRITTEN)
     assert asked == [uncached.RWF_DONTCACHE]
 
 
 def test_writing_on_a_system_without_it(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = refuse(monkeypatch, errno.EIO)
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert write(descriptor, 5)[5:12] == b"written"
+    assert write(descriptor, 0).startswith(WRITTEN)
     assert asked == []
 
 
@@ -116,4 +125,4 @@ def test_writing_on_a_system_without_it(descriptor: int, monkeypatch: pytest.Mon
 def test_an_error_in_writing_stays_one(descriptor: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, code)
     with pytest.raises(OSError, match=re.escape(os.strerror(code))):
-        write(descriptor, 5)
+        write(descriptor, 0)
