@@ -22,6 +22,7 @@ from .merge import Merged, merge
 from .messages import Attachment, Message, read_messages
 from .prompt import Prompt, PromptFormat
 from .stops import StopStrings
+from .tables import lookups_at_exit
 from .text import LanguageModel
 
 PREFILL_CHUNK = 512
@@ -260,7 +261,8 @@ def decode(
     mx.async_eval(token)
     for _ in range(count - 1):
         between()
-        following = sampler(network(token[:, None], caches, last_only=True)[:, -1])
+        with lookups_at_exit():
+            following = sampler(network(token[:, None], caches, last_only=True)[:, -1])
         mx.async_eval(following)
         yield _number(token)
         token = following

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+from .cores import across_cores
 from .module import Module, on_cpu
 
 # From here on, the rows of a product pay on the CPU for what is copied or unpacked for them.
@@ -29,7 +30,7 @@ def product(x: mx.array, weight: mx.array) -> mx.array:
     copied to columns and back, and the weight is taken as it lies.
     """
     if not has_many_rows(x):
-        return x @ weight.T
+        return across_cores(lambda share: x @ share[0].T, [weight], x.size * weight.shape[0])
     columns = weight @ mx.contiguous(x.reshape(-1, x.shape[-1]).T)
     return columns.T.reshape(*x.shape[:-1], -1)
 
@@ -109,7 +110,13 @@ class Packed(Module):
 
     def multiply(self, x: mx.array) -> mx.array:
         """Map x [..., in] by a weight [out, in] to [..., out]."""
-        return mx.quantized_matmul(x, self.weight, self.scales, self.get("biases"), **packing_of(self))
+        packing = packing_of(self)
+
+        def multiply(share: Sequence[mx.array]) -> mx.array:
+            words, scales, *biases = share
+            return mx.quantized_matmul(x, words, scales, biases[0] if biases else None, **packing)
+
+        return across_cores(multiply, self.parts, x.size * self.weight.shape[0])
 
 
 class PackedLinear(Packed):

@@ -7,7 +7,9 @@ and a GPU would wait for every token to come to the host first, so elsewhere the
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +57,6 @@ class MappedTensor:
         rows = np.frombuffer(mapped, np.uint8, info.nbytes, info.offset).reshape(info.shape[0], -1)
         return cls(rows, DTYPES[info.dtype])
 
-    def __getitem__(self, numbers: Numbers) -> mx.array:
-        """Rows as they are stored: numbers [...] to [..., columns]."""
-        return mx.array(self.rows[numbers]).view(self.dtype)
-
 
 @dataclass(frozen=True)
 class MappedMatrix:
@@ -72,22 +70,73 @@ class MappedMatrix:
     parts: tuple[MappedTensor, ...]
     packing: Mapping[str, Any] | None
 
-    def __getitem__(self, numbers: Numbers) -> mx.array:
-        """Rows: numbers [...] to [..., columns], float32 where the weight is packed."""
-        found = [part[numbers] for part in self.parts]
-        return found[0] if self.packing is None else dequantize(found, self.packing)
+
+@dataclass(frozen=True)
+class Reserved:
+    """Room for rows of a matrix, which a graph may use before it is known which rows they are.
+
+    Attributes:
+        matrix: whose rows they are.
+        parts: for each part the bytes [..., bytes of a row]; evaluated, so that they can be filled in place.
+    """
+
+    matrix: MappedMatrix
+    parts: tuple[mx.array, ...]
+
+    @classmethod
+    def make(cls, matrix: MappedMatrix, shape: tuple[int, ...]) -> Reserved:
+        """Room for as many rows as the shape says."""
+        return cls(matrix, tuple(mx.array(np.zeros((*shape, part.rows.shape[1]), np.uint8)) for part in matrix.parts))
+
+    @property
+    def rows(self) -> mx.array:
+        """[..., columns], lazy; float32 where the weight is packed."""
+        found = [data.view(part.dtype) for data, part in zip(self.parts, self.matrix.parts, strict=True)]
+        return found[0] if self.matrix.packing is None else dequantize(found, self.matrix.packing)
+
+    def fill(self, numbers: Numbers) -> None:
+        """Read the rows; nothing that uses them may have been evaluated before."""
+        for data, part in zip(self.parts, self.matrix.parts, strict=True):
+            np.asarray(data)[...] = part.rows[numbers]
 
 
 class MappedTable(Module):
-    """An embedding table without parameters: ids [B, L] to rows [B, L, columns]; waits for the ids."""
+    """An embedding table without parameters: ids [B, L] to rows [B, L, columns].
+
+    It waits for the ids at once or, inside of `lookups_at_exit`, at the end of that.
+    """
 
     def __init__(self, matrix: MappedMatrix) -> None:
         super().__init__()
         self.matrix = matrix
 
     def __call__(self, ids: mx.array) -> mx.array:
-        """See `MappedMatrix`."""
-        return self.matrix[np.array(ids)]
+        """See `Reserved.rows`."""
+        reserved = Reserved.make(self.matrix, ids.shape)
+        waiting = _WAITING.get()
+        if waiting is None:
+            reserved.fill(np.array(ids))
+        else:
+            waiting.append((reserved, ids))
+        return reserved.rows
+
+
+_WAITING: ContextVar[list[tuple[Reserved, mx.array]] | None] = ContextVar("_WAITING", default=None)
+
+
+@contextmanager
+def lookups_at_exit() -> Iterator[None]:
+    """Build the graph of a pass while the device still computes its tokens: tables are looked up when the block ends.
+
+    Nothing that depends on a lookup may be evaluated inside of the block.
+    """
+    before = _WAITING.set([])
+    try:
+        yield
+        for reserved, ids in _WAITING.get() or ():
+            reserved.fill(np.array(ids))
+    finally:
+        _WAITING.reset(before)
 
 
 def map_table(network: Network, tensors: Mapping[str, TensorInfo]) -> None:
