@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from g4convert.convert import hf_to_mlx
+from g4convert.convert.memory import peak_resident
 from g4convert.loaders import Sampling, attachments, load
 from g4convert.loaders.config import FULL, SLIDING, ModelConfig
 from g4convert.loaders.encoding import encode
@@ -238,12 +238,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     timed(ask, Prompt(next(iter(asked.values())).ids[:WARM_UP]), WARM_UP, clock)
     answers = {name: timed(ask, prompt, arguments.tokens, clock) for name, prompt in asked.items()}
     return {**loaded, "answers": {name: asdict(answer) for name, answer in answers.items()}}
-
-
-def peak_resident() -> int:
-    """Bytes, of this process."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def measured(runner: str, dtype: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
