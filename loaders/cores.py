@@ -20,15 +20,16 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Streams(threading.local):
-    """A stream for each core. A stream belongs to the thread that made it."""
-
-    def __init__(self) -> None:
-        self.all = [mx.default_stream(mx.Device(mx.cpu))]
-        self.all += [mx.new_stream(mx.Device(mx.cpu)) for _ in range(1, available_cores())]
+_LOCAL = threading.local()
 
 
-_STREAMS = _Streams()
+def streams() -> list[mx.Stream]:
+    """A stream for each core, made when they are first needed; a stream belongs to the thread that made it."""
+    if not hasattr(_LOCAL, "streams"):
+        cpu = mx.Device(mx.cpu)
+        _LOCAL.streams = [mx.default_stream(cpu), *(mx.new_stream(cpu) for _ in range(1, available_cores()))]
+    found: list[mx.Stream] = _LOCAL.streams
+    return found
 
 
 def across_cores(
@@ -41,13 +42,13 @@ def across_cores(
         parts: what the weight consists of, each [rows, ...].
         multiplications: how many it takes in all.
     """
-    count = min(len(_STREAMS.all), multiplications // SHARE) if on_cpu() else 1
+    count = min(len(streams()), multiplications // SHARE) if on_cpu() else 1
     if count < 2:
         return multiply(parts)
     rows = parts[0].shape[0]
     bounds = pairwise(rows * share // count for share in range(count + 1))
     products = []
-    for stream, (start, stop) in zip(_STREAMS.all, bounds, strict=False):
+    for stream, (start, stop) in zip(streams(), bounds, strict=False):
         with mx.stream(stream):
             products.append(multiply([part[start:stop] for part in parts]))
     return mx.concatenate(products, axis=-1)

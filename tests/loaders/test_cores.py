@@ -29,7 +29,7 @@ def on_the_cpu() -> Iterator[None]:
 def count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many cores there are."""
     monkeypatch.setattr(cores, "available_cores", lambda: request.param)
-    monkeypatch.setattr(cores, "_STREAMS", cores._Streams())
+    monkeypatch.setattr(cores, "_LOCAL", type(cores._LOCAL)())
     found: int = request.param
     return found
 
