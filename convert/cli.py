@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -89,8 +89,16 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; every error a user can meet is one line and status 2."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not so where the shell has it ignored
-        signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # the shell has it ignored
+        _run()
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        _run()
+    finally:  # nothing is left to clean up but the interpreter itself, which would say where it was interrupted
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _run() -> NoReturn:
     try:
         # Not cli.main(): click's own handlers would print more than one line, and give a closed pipe status 1.
         with warnings.catch_warnings(), cli.make_context("g4convert", sys.argv[1:]) as context:
@@ -129,7 +137,7 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     click.echo(f"g4convert: {G4ConvertError(f'warning: {message}')}", err=True)
 
 
-def _quit(message: str, status: int) -> None:
+def _quit(message: str, status: int) -> NoReturn:
     # Of whatever error it is: no more than a line, and nothing that a terminal would act on.
     click.echo(f"g4convert: {G4ConvertError(message)}", err=True)
     sys.exit(status)

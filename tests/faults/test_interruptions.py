@@ -85,6 +85,19 @@ def test_ctrl_c_at_a_random_moment(times: int, seed: int, scene: Scene) -> None:
     scene.assert_done()
 
 
+def test_ctrl_c_while_the_interpreter_ends_is_not_worth_a_traceback() -> None:
+    code = """
+import atexit, os, signal
+from g4convert.convert.cli import main
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    assert done.stdout.startswith("g4convert")
+
+
 def test_sigterm_ends_it_at_once_and_nothing_is_lost(scene: Scene) -> None:
     calls = scene.calls()
     shutil.rmtree(scene.output)

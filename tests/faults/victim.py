@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from g4convert.convert import cli, place
 
@@ -97,7 +97,7 @@ def interrupt_twice() -> None:
     """The second Ctrl-C comes when the program says goodbye."""
     quit_ = cli._quit
 
-    def interrupted(message: str, status: int) -> None:
+    def interrupted(message: str, status: int) -> NoReturn:
         INTERRUPT()
         quit_(message, status)
 
