@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,16 +13,10 @@ from g4convert.loaders import cores
 from g4convert.loaders.cores import SHARE, across_cores, available_cores
 from g4convert.loaders.linear import MANY_ROWS, Linear, PackedEmbedding, PackedLinear
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 PACKINGS = [(64, 4, "affine"), (32, 5, "affine"), (32, 4, "mxfp4"), (32, 8, "mxfp8"), (16, 4, "nvfp4")]
 COLUMNS, ROWS = 512, 1031
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu() -> Iterator[None]:
-    before = mx.default_device()
-    mx.set_default_device(mx.Device(mx.cpu))
-    yield
-    mx.set_default_device(before)
 
 
 @pytest.fixture(params=[1, 2, 3, 7])

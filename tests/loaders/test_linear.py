@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +18,8 @@ from g4convert.loaders.linear import (
     product,
 )
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 OUT, IN = 48, 64
 MODES: dict[str, dict[str, Any]] = {
     "4 bits": {"group_size": 32, "bits": 4},
@@ -30,14 +31,6 @@ MODES: dict[str, dict[str, Any]] = {
 ALL_MODES = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 ROWS = pytest.mark.parametrize("rows", [1, MANY_ROWS - 1, MANY_ROWS, 2 * MANY_ROWS + 1])
 DTYPES = pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu() -> Iterator[None]:
-    before = mx.default_device()
-    mx.set_default_device(mx.Device(mx.cpu))
-    yield
-    mx.set_default_device(before)
 
 
 def normal(*shape: int, seed: int = 0) -> mx.array:

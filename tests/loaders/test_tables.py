@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from g4convert.loaders.tables import MappedTable, Reserved, lookups_at_exit
 from g4convert.tests.loaders.samples import VOCABULARY, moe_block, multimodal, text_only, write_checkpoint
 from numpy.typing import NDArray
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 PATH = "model.embed_tokens_per_layer"
 AFFINE = {"group_size": 32, "bits": 4}
 PACKINGS: dict[str, dict[str, Any] | None] = {
@@ -28,14 +29,6 @@ PACKINGS: dict[str, dict[str, Any] | None] = {
     "mxfp4": {"group_size": 32, "bits": 4, "mode": "mxfp4"},
 }
 IDS = mx.array([[7, 0, 7, VOCABULARY - 1], [1, 2, 3, 4]])
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu() -> Iterator[None]:
-    before = mx.default_device()
-    mx.set_default_device(mx.Device(mx.cpu))
-    yield
-    mx.set_default_device(before)
 
 
 @pytest.fixture(params=PACKINGS)
