@@ -42,10 +42,10 @@ def across_cores(
         parts: what the weight consists of, each [rows, ...].
         multiplications: how many it takes in all.
     """
-    count = min(len(streams()), multiplications // SHARE) if on_cpu() else 1
+    rows = parts[0].shape[0]
+    count = min(len(streams()), multiplications // SHARE, rows) if on_cpu() else 1
     if count < 2:
         return multiply(parts)
-    rows = parts[0].shape[0]
     bounds = pairwise(rows * share // count for share in range(count + 1))
     products = []
     for stream, (start, stop) in zip(streams(), bounds, strict=False):

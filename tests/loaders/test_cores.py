@@ -60,6 +60,10 @@ def test_there_are_no_more_shares_than_work_for_them(count: int) -> None:
     assert len(shares_of(2 * SHARE - 1, [random(ROWS, 4)])) == 1
 
 
+def test_no_share_is_empty(count: int) -> None:
+    assert shares_of(100 * SHARE, [random(2, 4)]) == ([(2,)] if count == 1 else [(1,), (1,)])
+
+
 def test_a_gpu_does_its_products_alone(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "on_cpu", lambda: False)
 
